@@ -1,0 +1,104 @@
+package engine
+
+import (
+	"net/netip"
+
+	"github.com/sallyport-dev/sallyport/model"
+)
+
+// Identity is a small dense number for a class of addresses that no policy in
+// force can tell apart. 0 is no identity: an address that nobody knows.
+type Identity uint32
+
+// Row is a set of identities. Its bits change only when identities appear.
+type Row struct {
+	// All is set on the row that holds every identity, now and later.
+	All bool
+	// Bits holds one bit per identity, identity i in word i/64.
+	Bits []uint64
+}
+
+// Has says whether the identity is in the row.
+func (r *Row) Has(i Identity) bool {
+	return r.All || (int(i/64) < len(r.Bits) && r.Bits[i/64]>>(i%64)&1 == 1)
+}
+
+// Range is one interval of a gate: from First up to the next range's First.
+// No row is ever nil.
+type Range struct {
+	First       model.PortKey
+	Allow       *Row // may pass
+	Shadow      *Row // may pass in the shadow plane (staged policies enforced)
+	Conditional *Row // may pass only through the proxy
+	Log         *Row // to be reported
+}
+
+// Gate is the compiled policies of one subject in one direction. A nil *Gate
+// is an open door: the subject is not isolated. Gates are interned: equal
+// pointers are equal gates, and a gate never changes but for new identities.
+type Gate struct {
+	Ranges    []Range         // sorted; the first starts at 0
+	Policies  []*model.Policy // those that govern this door, in order of evaluation
+	Direction model.Direction
+}
+
+// Delta says what a change touched, for a publisher that keeps a mirror.
+type Delta struct {
+	Full       bool           // compare everything
+	Identities []Identity     // columns that are new: every row is to be rewritten there
+	Freed      []Identity     // columns no address uses any more
+	Endpoints  []string       // keys of endpoints added, removed, or whose identity or gates changed
+	Prefixes   []netip.Prefix // prefixes added, removed, or whose identity changed
+}
+
+// Change is a set of changes to a cluster, applied as one.
+type Change struct {
+	Endpoints        []*model.Endpoint // added or replaced, by Key
+	DeletedEndpoints []string
+	Policies         []*model.Policy // added or replaced, by PolicyKey
+	DeletedPolicies  []string        // PolicyKey of each
+	Namespaces       []model.Namespace
+	Nodes            []model.Node
+}
+
+// PolicyKey identifies a policy object: "apiVersion kind namespace/name".
+func PolicyKey(p *model.Policy) string {
+	return p.Source.APIVersion + " " + p.Source.Kind + " " + p.Source.Namespace + "/" + p.Source.Name
+}
+
+// Party is one end of a connection: a pod (Endpoint set), a node, or any
+// other address. Addr is the address that the connection uses; a pod's may be
+// left invalid, its first one is meant then.
+type Party struct {
+	Endpoint *model.Endpoint
+	Addr     netip.Addr
+	Node     string // name of the node whose own address this is; "" for others
+}
+
+// Reason says why a door is open or shut.
+type Reason string
+
+// The reasons of a door.
+const (
+	NoDoor      Reason = "no-door"      // the party is no pod: nobody judges here
+	SamePod     Reason = "same-pod"     // a pod always reaches itself
+	OwnNode     Reason = "own-node"     // a pod's own node always reaches it
+	NotIsolated Reason = "not-isolated" // no policy governs this door
+	ByRule      Reason = "rule"         // Rule of Policy decided
+	DefaultDeny Reason = "default-deny" // Policies isolate and no rule allows
+)
+
+// Door is the verdict of one end of a connection.
+type Door struct {
+	Allowed  bool
+	Reason   Reason
+	Policies []*model.Policy // those that govern the door
+	Policy   *model.Policy   // with ByRule: whose rule decided
+	Rule     *model.Rule     // with ByRule: the rule that decided
+}
+
+// Verdict is the verdict of a connection: allowed if both doors are open.
+type Verdict struct {
+	Allowed         bool
+	Egress, Ingress Door
+}
