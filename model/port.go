@@ -54,7 +54,7 @@ func ParseProtocol(s string) (Protocol, bool) {
 type PortKey uint32
 
 // MaxPortKey is the last point: protocol 255, port 65535.
-const MaxPortKey Service = 0xff_ffff
+const MaxPortKey PortKey = 0xff_ffff
 
 // PortKeyOf packs a protocol and a port.
 func PortKeyOf(p Protocol, port uint16) PortKey { return PortKey(p)<<16 | PortKey(port) }
