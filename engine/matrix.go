@@ -14,8 +14,13 @@ type Identity uint32
 type Row struct {
 	// All is set on the row that holds every identity, now and later.
 	All bool
+	// None is set on the row that holds no identity, now or later.
+	None bool
 	// Bits holds one bit per identity, identity i in word i/64.
 	Bits []uint64
+
+	terms []term // the expression that the bits are the value of
+	plane plane
 }
 
 // Has says whether the identity is in the row.
@@ -40,6 +45,10 @@ type Gate struct {
 	Ranges    []Range         // sorted; the first starts at 0
 	Policies  []*model.Policy // those that govern this door, in order of evaluation
 	Direction model.Direction
+
+	key  string
+	refs int
+	rows []*rowSet
 }
 
 // Delta says what a change touched, for a publisher that keeps a mirror.
@@ -86,6 +95,7 @@ const (
 	NotIsolated Reason = "not-isolated" // no policy governs this door
 	ByRule      Reason = "rule"         // Rule of Policy decided
 	DefaultDeny Reason = "default-deny" // Policies isolate and no rule allows
+	UnknownPeer Reason = "unknown-peer" // the other end is an address in a pod range that nobody has
 )
 
 // Door is the verdict of one end of a connection.

@@ -1,64 +1,148 @@
 package engine
 
 import (
-	"iter"
+	"cmp"
 	"net/netip"
+	"slices"
 
 	"github.com/sallyport-dev/sallyport/model"
 )
 
-// Matrix is the compiled state of a cluster.
-type Matrix struct{}
-
-// Compile compiles a cluster from scratch.
-func Compile(c *model.Cluster) *Matrix { panic("in work") }
-
-// Apply changes the Matrix and says what the change touched.
-func (m *Matrix) Apply(ch Change) Delta { panic("in work") }
-
-// Verdict judges one connection at both of its doors.
-func (m *Matrix) Verdict(src, dst Party, key model.PortKey) Verdict { panic("in work") }
-
-// Connections is everything that src may open towards dst.
-func (m *Matrix) Connections(src, dst Party) model.PortSet { panic("in work") }
-
-// Group is a set of pods of one workload that no policy tells apart.
-type Group struct {
-	Endpoints []*model.Endpoint // sorted by name, never empty
+// Endpoint finds a pod by "namespace/name", or nil.
+func (m *Matrix) Endpoint(key string) *model.Endpoint {
+	if e := m.endpoints[key]; e != nil {
+		return e.Endpoint
+	}
+	return nil
 }
 
-// Groups lists the groups, sorted by namespace, workload and first pod.
-func (m *Matrix) Groups() []Group { panic("in work") }
+// Endpoints lists the pods, sorted by namespace and name.
+func (m *Matrix) Endpoints() []*model.Endpoint {
+	out := make([]*model.Endpoint, 0, len(m.endpoints))
+	for _, e := range m.byKey() {
+		out = append(out, e.Endpoint)
+	}
+	return out
+}
 
-// EachPair yields, for every ordered pair of groups (indices into Groups) that
-// has any connection, the connections between a pod of the one and another
-// pod of the other, sorted by source, then destination.
-func (m *Matrix) EachPair() iter.Seq2[[2]int, model.PortSet] { panic("in work") }
+func (m *Matrix) byKey() []*endpoint {
+	if m.sorted == nil {
+		m.sorted = make([]*endpoint, 0, len(m.endpoints))
+		for _, e := range m.endpoints {
+			m.sorted = append(m.sorted, e)
+		}
+		slices.SortFunc(m.sorted, func(a, b *endpoint) int {
+			return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+		})
+	}
+	return m.sorted
+}
 
-// Endpoint finds a pod by "namespace/name", or nil.
-func (m *Matrix) Endpoint(key string) *model.Endpoint { panic("in work") }
+// EndpointAt finds the pod that has the address, or nil.
+func (m *Matrix) EndpointAt(a netip.Addr) *model.Endpoint {
+	if o, ok := m.addresses[a.Unmap()]; ok {
+		return o.endpoint.Endpoint
+	}
+	return nil
+}
 
-// Endpoints lists the pods, sorted by key.
-func (m *Matrix) Endpoints() []*model.Endpoint { panic("in work") }
-
-// Gate is the pod's gate in the direction; nil is an open door.
-func (m *Matrix) Gate(key string, d model.Direction) *Gate { panic("in work") }
+// Gate is the pod's gate in the direction; nil is an open door. A hostNetwork
+// pod and one that does not exist have none.
+func (m *Matrix) Gate(key string, d model.Direction) *Gate {
+	e := m.endpoints[key]
+	if e == nil || e.class == nil {
+		return nil
+	}
+	return m.gate(e.class, d)
+}
 
 // AddressIdentity is the identity of any address: a pod's, or by longest
-// matching prefix. It is 0 inside a pod range where no pod has the address.
-func (m *Matrix) AddressIdentity(a netip.Addr) Identity { panic("in work") }
+// matching prefix. It is 0 inside a pod range where neither a pod nor a node
+// has the address.
+func (m *Matrix) AddressIdentity(a netip.Addr) Identity {
+	a = a.Unmap()
+	if o, ok := m.addresses[a]; ok {
+		return o.unit.identity
+	}
+	if _, isNode := m.nodeOf[a]; !isNode && m.inPodRange(a) {
+		return 0
+	}
+	return m.longest(a, a.BitLen()).external.identity
+}
 
-// PrefixIdentity is the identity of addresses whose longest prefix (among
-// Prefixes) this is and that are no pod's; 0 for a prefix that is none.
-func (m *Matrix) PrefixIdentity(p netip.Prefix) Identity { panic("in work") }
+func (m *Matrix) inPodRange(a netip.Addr) bool {
+	return slices.ContainsFunc(m.podRanges, func(p netip.Prefix) bool { return p.Contains(a) })
+}
 
-// Prefixes lists every prefix that tells addresses apart, with 0.0.0.0/0 and
-// ::/0 always among them; sorted.
-func (m *Matrix) Prefixes() []netip.Prefix { panic("in work") }
+// PrefixIdentity is the identity of addresses whose longest prefix among
+// Prefixes this is and that are no pod's; 0 for a prefix that is not among them.
+func (m *Matrix) PrefixIdentity(p netip.Prefix) Identity {
+	i, found := slices.BinarySearchFunc(m.prefixes, p, func(n *prefixNode, p netip.Prefix) int { return comparePrefix(n.prefix, p) })
+	if !found {
+		return 0
+	}
+	return m.prefixes[i].external.identity
+}
+
+// Prefixes lists every prefix that tells addresses apart, sorted; 0.0.0.0/0
+// and ::/0 are always among them.
+func (m *Matrix) Prefixes() []netip.Prefix {
+	out := make([]netip.Prefix, len(m.prefixes))
+	for i, n := range m.prefixes {
+		out[i] = n.prefix
+	}
+	return out
+}
 
 // PodRanges lists the prefixes in which an address that is no pod's or node's
 // is closed.
-func (m *Matrix) PodRanges() []netip.Prefix { panic("in work") }
+func (m *Matrix) PodRanges() []netip.Prefix { return slices.Clone(m.podRanges) }
 
 // Identities is the number of identity slots in use: every Identity is below it.
-func (m *Matrix) Identities() int { panic("in work") }
+func (m *Matrix) Identities() int { return len(m.sizes) }
+
+// Policies lists the policies in order of evaluation.
+func (m *Matrix) Policies() []*model.Policy {
+	compiled := make([]*policy, 0, len(m.policies))
+	for _, p := range m.policies {
+		compiled = append(compiled, p)
+	}
+	slices.SortFunc(compiled, comparePolicies)
+	out := make([]*model.Policy, len(compiled))
+	for i, p := range compiled {
+		out[i] = p.Policy
+	}
+	return out
+}
+
+// at finds the range that the port key falls into.
+func (g *Gate) at(key model.PortKey) *Range {
+	i, found := slices.BinarySearchFunc(g.Ranges, key, func(r Range, key model.PortKey) int { return cmp.Compare(r.First, key) })
+	if !found {
+		i--
+	}
+	return &g.Ranges[i]
+}
+
+// At is the range that decides about the port key.
+func (g *Gate) At(key model.PortKey) Range { return *g.at(key) }
+
+// PortSet is everything that the identity may use of the gate; a nil gate
+// lets everything pass.
+func (g *Gate) PortSet(id Identity) model.PortSet {
+	if g == nil {
+		return model.AllPorts()
+	}
+	var out []model.Interval
+	for i := range g.Ranges {
+		if !g.Ranges[i].Allow.Has(id) {
+			continue
+		}
+		last := model.MaxPortKey
+		if i+1 < len(g.Ranges) {
+			last = g.Ranges[i+1].First - 1
+		}
+		out = append(out, model.Interval{First: g.Ranges[i].First, Last: last})
+	}
+	return model.Union(out...)
+}

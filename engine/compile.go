@@ -1,0 +1,284 @@
+package engine
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/sallyport-dev/sallyport/model"
+)
+
+// Matrix is the compiled state of a cluster. Make one with [Compile].
+type Matrix struct {
+	endpoints  map[string]*endpoint
+	addresses  map[netip.Addr]owner  // of pods
+	nodeOf     map[netip.Addr]string // nodes' own addresses
+	namespaces map[string]model.Namespace
+	nodes      map[string]model.Node
+	policies   map[string]*policy
+	podRanges  []netip.Prefix
+	sorted     []*endpoint // by key; nil when stale
+	nextPolicy int
+
+	// what selectors look at, and the classes that follow from it
+	interest           map[string]*interest
+	labelKeys          []string // keys of interest, sorted
+	portNames          []named
+	numbers            map[named]map[uint16]int // classes per number
+	classes            []*class                 // by id, with holes
+	freeClasses        []int
+	liveClasses        bitset
+	classByKey         map[string]*class
+	classMemo          map[memoKey]*class
+	classesByNamespace map[string]*bitset
+	classesByLabel     map[string]map[string]*bitset
+	emptyClasses       int
+
+	// addresses divided
+	prefixes       []*prefixNode // sorted
+	podUnits       map[*prefixNode][]*unit
+	units          []*unit
+	moved          map[*class]struct{} // with pods whose identity or gates this change touched
+	sizes          []int               // units per identity
+	liveIdentities bitset
+	freeIdentities []Identity
+	freed          []Identity // by the last change; free from the next one on
+	touched        []int      // scratch of refine
+
+	// rules and what is made of them
+	atoms     []*atom
+	atomByKey map[string]*atom
+	freeAtoms []int
+	nextAtom  int
+	rows      map[*Row]struct{}
+	rowSets   map[string]*rowSet
+	gates     map[string]*Gate
+
+	delta  Delta
+	keyBuf []byte
+}
+
+func newMatrix() *Matrix {
+	return &Matrix{
+		endpoints: map[string]*endpoint{}, addresses: map[netip.Addr]owner{}, nodeOf: map[netip.Addr]string{},
+		namespaces: map[string]model.Namespace{}, nodes: map[string]model.Node{}, policies: map[string]*policy{},
+		interest: map[string]*interest{}, numbers: map[named]map[uint16]int{},
+		classByKey: map[string]*class{}, classMemo: map[memoKey]*class{},
+		classesByNamespace: map[string]*bitset{}, classesByLabel: map[string]map[string]*bitset{},
+		podUnits: map[*prefixNode][]*unit{}, sizes: []int{0},
+		moved: map[*class]struct{}{}, atomByKey: map[string]*atom{}, rows: map[*Row]struct{}{}, rowSets: map[string]*rowSet{}, gates: map[string]*Gate{},
+	}
+}
+
+// Compile compiles a cluster from scratch. Gates are compiled when first
+// asked for: a node's agent pays for its own pods only.
+func Compile(c *model.Cluster) *Matrix {
+	m := newMatrix()
+	m.podRanges = slices.Clone(c.PodRanges)
+	for _, ns := range c.Namespaces {
+		m.namespaces[ns.Name] = ns
+	}
+	for _, n := range c.Nodes {
+		m.setNode(n)
+	}
+	policies := m.notePolicies(c.Policies)
+	m.classify(c.Endpoints)
+	m.setPrefixes(append(policyPrefixes(c.Policies), c.PodRanges...))
+	m.placeUnits()
+	m.compileAtoms(policies)
+	for _, p := range policies {
+		m.attach(p)
+	}
+	m.delta = Delta{}
+	clear(m.moved)
+	clear(m.classMemo)
+	return m
+}
+
+// owner is the pod that has an address.
+type owner struct {
+	endpoint *endpoint
+	unit     *unit
+}
+
+func (m *Matrix) setNode(n model.Node) {
+	for _, a := range m.nodes[n.Name].IPs {
+		delete(m.nodeOf, a)
+	}
+	m.nodes[n.Name] = n
+	for _, a := range n.IPs {
+		m.nodeOf[a] = n.Name
+	}
+}
+
+func (m *Matrix) notePolicies(policies []*model.Policy) []*policy {
+	out := make([]*policy, 0, len(policies))
+	for _, p := range policies {
+		compiled, _ := m.newPolicy(p, func(string) {})
+		if old := m.policies[compiled.key]; old != nil {
+			out[slices.Index(out, old)] = compiled
+		} else {
+			out = append(out, compiled)
+		}
+		m.policies[compiled.key] = compiled
+	}
+	return out
+}
+
+func policyPrefixes(policies []*model.Policy) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range policies {
+		for _, d := range []model.Direction{model.Ingress, model.Egress} {
+			s := p.Section(d)
+			if s == nil {
+				continue
+			}
+			for i := range s.Rules {
+				for _, peer := range s.Rules[i].Peers {
+					if peer.Block != nil {
+						out = append(append(out, peer.Block.CIDR), peer.Block.Except...)
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+func (m *Matrix) classify(endpoints []model.Endpoint) {
+	for i := range endpoints {
+		e := &endpoint{Endpoint: &endpoints[i], key: endpoints[i].Key()}
+		m.endpoints[e.key] = e
+		if !e.HostNetwork {
+			m.enter(e, m.classOf(e.Endpoint))
+		}
+	}
+}
+
+// classOf finds or makes the class of a pod.
+func (m *Matrix) classOf(e *model.Endpoint) *class {
+	memo := m.memoKeyOf(e)
+	if c := m.classMemo[memo]; c != nil {
+		return c
+	}
+	m.keyBuf = m.classKey(m.keyBuf[:0], e)
+	c := m.classByKey[string(m.keyBuf)]
+	if c == nil {
+		c = m.newClass(string(m.keyBuf), e)
+		for _, p := range c.ports {
+			m.countNumber(named{p.Protocol, p.Name}, p.Number)
+		}
+	}
+	m.classMemo[memo] = c
+	return c
+}
+
+// countNumber notes that one more class gives the port name this number.
+func (m *Matrix) countNumber(n named, number uint16) (first bool) {
+	if m.numbers[n] == nil {
+		m.numbers[n] = map[uint16]int{}
+	}
+	m.numbers[n][number]++
+	return m.numbers[n][number] == 1
+}
+
+func (m *Matrix) enter(e *endpoint, c *class) {
+	e.class, e.slot = c, len(c.members)
+	c.members = append(c.members, e)
+	if c.empty {
+		c.empty = false
+		m.emptyClasses--
+	}
+}
+
+// placeUnits makes the units of all addresses, all in identity 1.
+func (m *Matrix) placeUnits() {
+	first := m.allocIdentity()
+	for _, n := range m.prefixes {
+		m.join(m.newUnit(nil, n), first)
+	}
+	for _, c := range m.classes {
+		for _, e := range c.members {
+			for _, a := range e.IPs {
+				n := m.longest(a, a.BitLen())
+				u := c.unitOf(n)
+				if u == nil {
+					u = m.newUnit(c, n)
+					m.join(u, first)
+				}
+				e.units = append(e.units, u)
+				m.addresses[a] = owner{e, u}
+			}
+		}
+	}
+}
+
+// compileAtoms interns all rules' peers and divides the addresses by them.
+func (m *Matrix) compileAtoms(policies []*policy) {
+	for _, p := range policies {
+		m.internAtoms(p, func(a *atom) { m.selectAtom(a) })
+	}
+	members := make([][]*unit, len(m.atoms))
+	for i, a := range m.atoms {
+		if a.any {
+			continue
+		}
+		members[i] = m.members(a, nil)
+		m.refine(members[i])
+	}
+	for i, a := range m.atoms {
+		a.ids = make(bitset, (len(m.sizes)+63)/64)
+		if a.any {
+			a.ids.or(m.liveIdentities)
+		}
+		for _, u := range members[i] {
+			a.ids.set(int(u.identity))
+		}
+	}
+}
+
+// internAtoms gives the policy's rules their atoms, and those restricted by
+// the numbers of named ports; added is called for each atom that is new.
+func (m *Matrix) internAtoms(p *policy, added func(*atom)) {
+	for d := range p.rules {
+		for i := range p.rules[d] {
+			r := &p.rules[d][i]
+			a, isNew := m.internAtom(r.Rule)
+			r.atom = a
+			p.atoms = append(p.atoms, a)
+			if isNew {
+				added(a)
+			}
+			if model.Direction(d) == model.Egress {
+				for _, n := range r.named {
+					for _, number := range m.numbersOf(n) {
+						m.restrictRule(p, r, n, number, added)
+					}
+				}
+			}
+		}
+	}
+}
+
+func (m *Matrix) restrictRule(p *policy, r *rule, n named, number uint16, added func(*atom)) {
+	a, isNew := m.restrict(r.atom, n, number)
+	p.atoms = append(p.atoms, a)
+	if isNew {
+		added(a)
+	}
+}
+
+// attach adds the policy to the classes that it selects.
+func (m *Matrix) attach(p *policy) {
+	m.selectClasses(p.Subject).each(func(i int) { m.attachTo(p, m.classes[i]) })
+}
+
+func (m *Matrix) attachTo(p *policy, c *class) {
+	for _, d := range []model.Direction{model.Ingress, model.Egress} {
+		if p.Section(d) == nil {
+			continue
+		}
+		c.insertPolicy(d, p)
+		m.setGates(c, d, nil)
+		m.moved[c] = struct{}{}
+	}
+}

@@ -1,0 +1,208 @@
+package engine
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/sallyport-dev/sallyport/model"
+)
+
+// gate compiles, or finds, the class's gate in the direction.
+func (m *Matrix) gate(c *class, d model.Direction) *Gate {
+	if !c.known[d] {
+		m.setGates(c, d, m.internGate(c, d))
+		c.known[d] = true
+	}
+	return c.gates[d]
+}
+
+// setGates changes the class's gate, which the caller holds a reference to.
+func (m *Matrix) setGates(c *class, d model.Direction, g *Gate) {
+	if old := c.gates[d]; old != nil {
+		m.releaseGate(old)
+	}
+	c.gates[d], c.known[d] = g, false
+}
+
+func (m *Matrix) releaseGate(g *Gate) {
+	if g.refs--; g.refs > 0 {
+		return
+	}
+	delete(m.gates, g.key)
+	for _, s := range g.rows {
+		m.releaseRows(s)
+	}
+}
+
+// internGate finds the gate by what it is made of: the policies and the
+// numbers that their port names stand for.
+func (m *Matrix) internGate(c *class, d model.Direction) *Gate {
+	if len(c.policies[d]) == 0 {
+		return nil
+	}
+	key := m.gateKey(c, d)
+	if g := m.gates[key]; g != nil {
+		g.refs++
+		return g
+	}
+	g := &Gate{Direction: d, key: key, refs: 1}
+	for _, p := range c.policies[d] {
+		g.Policies = append(g.Policies, p.Policy)
+	}
+	m.fill(g, c)
+	m.gates[key] = g
+	return g
+}
+
+func (m *Matrix) gateKey(c *class, d model.Direction) string {
+	b := append(m.keyBuf[:0], byte(d))
+	for _, p := range c.policies[d] {
+		b = binary.AppendUvarint(b, uint64(p.id))
+		for i := range p.rules[d] {
+			for _, n := range p.rules[d][i].named {
+				if d == model.Ingress {
+					number, _ := c.namedPort(n)
+					b = binary.AppendUvarint(b, uint64(number))
+					continue
+				}
+				for _, number := range m.numbersOf(n) {
+					b = binary.AppendUvarint(b, uint64(number))
+				}
+				b = append(b, 0)
+			}
+		}
+	}
+	m.keyBuf = b
+	return string(b)
+}
+
+// match is a rule's part in one gate: an atom over an interval of port keys.
+type match struct {
+	step     int
+	atom     *atom
+	interval model.Interval
+}
+
+// fill computes the gate's ranges for subjects of the class.
+func (m *Matrix) fill(g *Gate, c *class) {
+	enforced := steps(c.policies[g.Direction], g.Direction, false)
+	matches := m.matches(g, c, enforced)
+	shadow, shadowMatches := enforced, matches
+	staged := slices.ContainsFunc(g.Policies, func(p *model.Policy) bool { return p.Staged })
+	if staged {
+		shadow = steps(c.policies[g.Direction], g.Direction, true)
+		shadowMatches = m.matches(g, c, shadow)
+	}
+	for _, first := range boundaries(matches, shadowMatches) {
+		rows := m.internRows(termsAt(enforced, matches, first))
+		g.rows = append(g.rows, rows)
+		shadowRows := rows
+		if staged {
+			shadowRows = m.internRows(termsAt(shadow, shadowMatches, first))
+			g.rows = append(g.rows, shadowRows)
+		}
+		r := Range{
+			First: first, Allow: rows.rows[planeAllow], Shadow: shadowRows.rows[planeAllow],
+			Conditional: rows.rows[planeConditional], Log: rows.rows[planeLog],
+		}
+		if n := len(g.Ranges); n == 0 || !sameRows(g.Ranges[n-1], r) {
+			g.Ranges = append(g.Ranges, r)
+		}
+	}
+}
+
+func sameRows(a, b Range) bool {
+	a.First = b.First
+	return a == b
+}
+
+// boundaries lists, sorted, the port keys at which some match begins or has ended.
+func boundaries(lists ...[]match) []model.PortKey {
+	out := []model.PortKey{0}
+	for _, matches := range lists {
+		for _, x := range matches {
+			out = append(out, x.interval.First)
+			if x.interval.Last < model.MaxPortKey {
+				out = append(out, x.interval.Last+1)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// matches resolves the rules of the steps for subjects of the class.
+func (m *Matrix) matches(g *Gate, c *class, steps []step) []match {
+	var out []match
+	for i, s := range steps {
+		for _, r := range s.rules {
+			for _, iv := range r.rule.intervals {
+				out = append(out, match{i, r.rule.atom, iv})
+			}
+			for _, n := range r.rule.named {
+				out = m.namedMatches(out, g, c, i, r.rule.atom, n)
+			}
+		}
+	}
+	return out
+}
+
+// namedMatches resolves a port name: at ingress the subject is the
+// destination and has one number; at egress every number that some pod gives
+// the name matches the destinations that do so.
+func (m *Matrix) namedMatches(out []match, g *Gate, c *class, step int, a *atom, n named) []match {
+	if g.Direction == model.Ingress {
+		if number, ok := c.namedPort(n); ok {
+			k := model.PortKeyOf(n.protocol, number)
+			out = append(out, match{step, a, model.Interval{First: k, Last: k}})
+		}
+		return out
+	}
+	for _, number := range m.numbersOf(n) {
+		restricted := m.atomByKey[restrictedKey(a, n, number)]
+		k := model.PortKeyOf(n.protocol, number)
+		out = append(out, match{step, restricted, model.Interval{First: k, Last: k}})
+	}
+	return out
+}
+
+// numbersOf lists, sorted, the numbers that pods give a port name.
+func (m *Matrix) numbersOf(n named) []uint16 {
+	var out []uint16
+	for number := range m.numbers[n] {
+		out = append(out, number)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// termsAt is the expression that holds at a port key.
+func termsAt(steps []step, matches []match, at model.PortKey) []term {
+	var out []term
+	i := 0
+	for n, s := range steps {
+		if s.op == termTierDeny || s.op == termTierPass {
+			out = append(out, term{op: s.op})
+			continue
+		}
+		t := term{op: s.op}
+		for ; i < len(matches) && matches[i].step == n; i++ {
+			if iv := matches[i].interval; iv.First <= at && at <= iv.Last {
+				t.atoms = append(t.atoms, matches[i].atom)
+			}
+		}
+		if len(t.atoms) > 0 {
+			out = append(out, t.normal())
+		}
+	}
+	return out
+}
+
+func (t term) normal() term {
+	slices.SortFunc(t.atoms, func(a, b *atom) int { return a.id - b.id })
+	t.atoms = slices.Compact(t.atoms)
+	if i := slices.IndexFunc(t.atoms, func(a *atom) bool { return a.any }); i >= 0 {
+		t.atoms = t.atoms[i : i+1]
+	}
+	return t
+}

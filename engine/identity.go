@@ -1,0 +1,169 @@
+package engine
+
+import "slices"
+
+// newUnit makes a unit without an identity yet.
+func (m *Matrix) newUnit(c *class, n *prefixNode) *unit {
+	u := &unit{class: c, node: n}
+	m.units = append(m.units, u)
+	if c == nil {
+		n.external = u
+		return u
+	}
+	c.units = append(c.units, u)
+	m.podUnits[n] = append(m.podUnits[n], u)
+	return u
+}
+
+// unitOf finds the class's unit in the node, or nil.
+func (c *class) unitOf(n *prefixNode) *unit {
+	for _, u := range c.units {
+		if u.node == n {
+			return u
+		}
+	}
+	return nil
+}
+
+func (m *Matrix) dropUnit(u *unit) {
+	m.leave(u)
+	i := slices.Index(m.units, u)
+	m.units[i] = m.units[len(m.units)-1]
+	m.units = m.units[:len(m.units)-1]
+	inNode := m.podUnits[u.node]
+	if i := slices.Index(inNode, u); i >= 0 {
+		m.podUnits[u.node] = slices.Delete(inNode, i, i+1)
+	}
+}
+
+// join gives the unit an identity that has a column already.
+func (m *Matrix) join(u *unit, id Identity) {
+	u.identity = id
+	m.sizes[id]++
+}
+
+// leave takes the unit out of its identity; an identity without units is
+// freed, and its column may be used again from the next change on.
+func (m *Matrix) leave(u *unit) {
+	m.sizes[u.identity]--
+	if m.sizes[u.identity] == 0 {
+		m.liveIdentities.clear(int(u.identity))
+		m.delta.Freed = append(m.delta.Freed, u.identity)
+	}
+	u.identity = 0
+}
+
+func (m *Matrix) allocIdentity() Identity {
+	var id Identity
+	if n := len(m.freeIdentities); n > 0 {
+		id = m.freeIdentities[n-1]
+		m.freeIdentities = m.freeIdentities[:n-1]
+	} else {
+		id = Identity(len(m.sizes))
+		m.sizes = append(m.sizes, 0)
+	}
+	m.liveIdentities.set(int(id))
+	m.delta.Identities = append(m.delta.Identities, id)
+	return id
+}
+
+// split is an identity that came off another.
+type split struct{ from, to Identity }
+
+// refine divides identities so that none has both members and non-members.
+func (m *Matrix) refine(members []*unit) []split {
+	for len(m.touched) < len(m.sizes) {
+		m.touched = append(m.touched, 0)
+	}
+	var order []Identity
+	for _, u := range members {
+		if m.touched[u.identity] == 0 {
+			order = append(order, u.identity)
+		}
+		m.touched[u.identity]++
+	}
+	var splits []split
+	moved := map[Identity]Identity{}
+	for _, id := range order {
+		if m.touched[id] < m.sizes[id] {
+			to := m.allocIdentity()
+			moved[id] = to
+			splits = append(splits, split{id, to})
+		}
+		m.touched[id] = 0
+	}
+	if len(splits) == 0 {
+		return nil
+	}
+	for _, u := range members {
+		if to, ok := moved[u.identity]; ok {
+			m.sizes[u.identity]--
+			m.join(u, to)
+			m.noteMove(u)
+		}
+	}
+	return splits
+}
+
+// noteMove reports the unit's addresses as changed.
+func (m *Matrix) noteMove(u *unit) {
+	if u.class != nil {
+		m.moved[u.class] = struct{}{}
+	} else {
+		m.delta.Prefixes = append(m.delta.Prefixes, u.node.prefix)
+	}
+}
+
+// copyColumns gives every identity that came off another the same bits.
+func (m *Matrix) copyColumns(splits []split) {
+	if len(splits) == 0 {
+		return
+	}
+	for _, a := range m.atoms {
+		for _, s := range splits {
+			a.ids.put(int(s.to), a.ids.has(int(s.from)))
+		}
+	}
+	for r := range m.rows {
+		for _, s := range splits {
+			(*bitset)(&r.Bits).put(int(s.to), r.Has(s.from))
+		}
+	}
+}
+
+// identify finds the identity of a new unit by the atoms that it satisfies,
+// or makes one and fills its column.
+func (m *Matrix) identify(u *unit) {
+	satisfied := make([]bool, len(m.atoms))
+	candidates := slices.Clone(m.liveIdentities)
+	for i, a := range m.atoms {
+		satisfied[i] = a.has(u)
+		if satisfied[i] {
+			candidates.and(a.ids)
+		} else {
+			candidates.andNot(a.ids)
+		}
+	}
+	if id := candidates.first(); id >= 0 {
+		m.join(u, Identity(id))
+		return
+	}
+	id := m.allocIdentity()
+	for i, a := range m.atoms {
+		a.ids.put(int(id), satisfied[i])
+	}
+	for r := range m.rows {
+		(*bitset)(&r.Bits).put(int(id), r.passes(int(id)))
+	}
+	m.join(u, id)
+}
+
+// settle computes the identities of a new atom, dividing those that it tells apart.
+func (m *Matrix) settle(a *atom) {
+	m.selectAtom(a)
+	members := m.members(a, nil)
+	m.copyColumns(m.refine(members))
+	for _, u := range members {
+		a.ids.set(int(u.identity))
+	}
+}

@@ -1,0 +1,193 @@
+package engine
+
+import (
+	"encoding/binary"
+	"slices"
+)
+
+// term is one step of the expression that a row stands for. The undecided
+// identities run through the terms; each takes its share of them.
+type term struct {
+	op    termOp
+	atoms []*atom // sorted by id, without repetition
+}
+
+type termOp byte
+
+const (
+	termAllow    termOp = iota // may pass
+	termAllowL7                // may pass through the proxy only
+	termDeny                   // may not
+	termPass                   // decided by a later tier
+	termLog                    // reported; stays undecided
+	termTierDeny               // end of a tier: whoever did not pass on may not
+	termTierPass               // end of a tier: everybody still undecided goes on
+)
+
+// plane is which of an expression's results a row holds.
+type plane byte
+
+const (
+	planeAllow plane = iota
+	planeConditional
+	planeLog
+	planes
+)
+
+// rowSet is the rows of one expression.
+type rowSet struct {
+	key  string
+	refs int
+	rows [planes]*Row
+}
+
+var (
+	rowAll  = &Row{All: true}
+	rowNone = &Row{None: true}
+)
+
+func appendTerms(b []byte, terms []term) []byte {
+	for _, t := range terms {
+		b = append(b, 0xff, byte(t.op))
+		for _, a := range t.atoms {
+			b = binary.BigEndian.AppendUint32(b, uint32(a.id))
+		}
+	}
+	return b
+}
+
+// internRows finds or computes the rows of an expression and takes a
+// reference. Rows of equal expressions are one, so that no later identity can
+// make two users of a row disagree.
+func (m *Matrix) internRows(terms []term) *rowSet {
+	m.keyBuf = appendTerms(m.keyBuf[:0], terms)
+	if s := m.rowSets[string(m.keyBuf)]; s != nil {
+		s.refs++
+		return s
+	}
+	s := &rowSet{key: string(m.keyBuf), refs: 1}
+	results := m.evaluate(terms)
+	for p := range planes {
+		if row := constantRow(terms, p); row != nil {
+			s.rows[p] = row
+			continue
+		}
+		s.rows[p] = &Row{Bits: results[p], terms: terms, plane: p}
+		m.rows[s.rows[p]] = struct{}{}
+	}
+	m.rowSets[s.key] = s
+	return s
+}
+
+func (m *Matrix) releaseRows(s *rowSet) {
+	if s.refs--; s.refs > 0 {
+		return
+	}
+	delete(m.rowSets, s.key)
+	for _, r := range s.rows {
+		delete(m.rows, r)
+	}
+}
+
+// constantRow recognises expressions whose result cannot depend on the
+// identity; it returns nil for all others.
+func constantRow(terms []term, p plane) *Row {
+	for _, t := range terms {
+		switch {
+		case t.op == termTierDeny && p == planeAllow:
+			return rowNone
+		case t.op == termTierDeny || t.op == termTierPass:
+		case t.op == termAllow && p == planeAllow && t.atoms[0].any:
+			return rowAll
+		case t.op == termAllow && p == planeAllow, t.op == termAllowL7 && p == planeConditional, t.op == termLog && p == planeLog:
+			return nil
+		case t.op != termLog && p == planeAllow:
+			return nil
+		}
+	}
+	if p == planeAllow {
+		return rowAll
+	}
+	return rowNone
+}
+
+// evaluate computes the expression over all identities.
+func (m *Matrix) evaluate(terms []term) (out [planes][]uint64) {
+	und := full(len(m.sizes))
+	var passed bitset
+	sets := [planes]bitset{}
+	for i := range sets {
+		sets[i] = make(bitset, len(und))
+	}
+	for _, t := range terms {
+		share := make(bitset, len(und))
+		for _, a := range t.atoms {
+			share.or(a.ids)
+		}
+		share.and(und)
+		switch t.op {
+		case termAllow:
+			sets[planeAllow].or(share)
+		case termAllowL7:
+			sets[planeConditional].or(share)
+		case termPass:
+			passed.or(share)
+		case termLog:
+			sets[planeLog].or(share)
+			continue
+		case termTierDeny:
+			und, passed = passed, nil
+			continue
+		case termTierPass:
+			und.or(passed)
+			passed = nil
+			continue
+		}
+		und.andNot(share)
+	}
+	sets[planeAllow].or(und)
+	sets[planeAllow].clear(0)
+	for i := range sets {
+		out[i] = sets[i]
+	}
+	return out
+}
+
+// passes evaluates the row's expression for one identity, whose bits in the
+// atoms are set already.
+func (r *Row) passes(id int) bool {
+	logged, passed, undecided := false, false, true
+	for _, t := range r.terms {
+		switch t.op {
+		case termTierDeny:
+			undecided, passed = passed, false
+			continue
+		case termTierPass:
+			undecided, passed = undecided || passed, false
+			continue
+		}
+		if !undecided || !slices.ContainsFunc(t.atoms, func(a *atom) bool { return a.ids.has(id) }) {
+			continue
+		}
+		switch t.op {
+		case termLog:
+			logged = true
+			continue
+		case termAllow:
+			if r.plane != planeLog {
+				return r.plane == planeAllow
+			}
+		case termAllowL7:
+			if r.plane != planeLog {
+				return r.plane == planeConditional
+			}
+		case termPass:
+			passed = true
+		}
+		undecided = false
+	}
+	if r.plane == planeLog {
+		return logged
+	}
+	return r.plane == planeAllow && undecided
+}

@@ -1,0 +1,186 @@
+package engine
+
+import (
+	"slices"
+
+	"github.com/sallyport-dev/sallyport/model"
+)
+
+// end is one end of a connection as the Matrix knows it.
+type end struct {
+	pod      *endpoint // with a door; nil for everybody else
+	identity Identity
+	unit     *unit
+	node     string // whose own traffic this is; "" for pods and outsiders
+}
+
+func (m *Matrix) end(p Party) end {
+	if p.Endpoint == nil {
+		return m.addressEnd(p)
+	}
+	e := m.endpoints[p.Endpoint.Key()]
+	switch {
+	case e == nil:
+		return end{}
+	case e.class == nil:
+		a := p.Addr
+		if !a.IsValid() && len(e.IPs) > 0 {
+			a = e.IPs[0]
+		}
+		out := m.addressEnd(Party{Addr: a})
+		if out.node == "" {
+			out.node = e.Node
+		}
+		return out
+	case len(e.units) == 0:
+		return end{pod: e}
+	}
+	i := max(slices.Index(e.IPs, p.Addr), 0)
+	return end{pod: e, identity: e.units[i].identity, unit: e.units[i]}
+}
+
+func (m *Matrix) addressEnd(p Party) end {
+	out := end{node: p.Node}
+	if !p.Addr.IsValid() {
+		if ips := m.nodes[p.Node].IPs; len(ips) > 0 {
+			p.Addr = ips[0]
+		} else {
+			return out
+		}
+	}
+	a := p.Addr.Unmap()
+	if o, ok := m.addresses[a]; ok && p.Node == "" {
+		return end{pod: o.endpoint, identity: o.unit.identity, unit: o.unit}
+	}
+	if out.node == "" {
+		out.node = m.nodeOf[a]
+	}
+	if out.node == "" && m.inPodRange(a) {
+		return out
+	}
+	out.unit = m.longest(a, a.BitLen()).external
+	out.identity = out.unit.identity
+	return out
+}
+
+// Verdict judges one connection at both of its doors.
+func (m *Matrix) Verdict(src, dst Party, key model.PortKey) Verdict {
+	s, d := m.end(src), m.end(dst)
+	v := Verdict{Egress: m.door(s, d, model.Egress, key), Ingress: m.door(d, s, model.Ingress, key)}
+	v.Allowed = v.Egress.Allowed && v.Ingress.Allowed
+	return v
+}
+
+// door judges at the subject's door.
+func (m *Matrix) door(subject, peer end, d model.Direction, key model.PortKey) Door {
+	if open, reason := exempt(subject, peer, d); open {
+		return Door{Allowed: true, Reason: reason}
+	}
+	g := m.gate(subject.pod.class, d)
+	if g == nil {
+		if peer.identity == 0 {
+			return Door{Reason: UnknownPeer}
+		}
+		return Door{Allowed: true, Reason: NotIsolated}
+	}
+	out := Door{Policies: g.Policies, Reason: DefaultDeny}
+	if peer.identity == 0 {
+		out.Reason = UnknownPeer
+		return out
+	}
+	out.Allowed = g.at(key).Allow.Has(peer.identity)
+	out.Policy, out.Rule = m.decider(subject.pod.class, d, peer, key)
+	switch {
+	case out.Rule != nil:
+		out.Reason = ByRule
+	case out.Allowed:
+		out.Reason = NotIsolated
+	}
+	return out
+}
+
+// exempt lists the doors that no policy shuts.
+func exempt(subject, peer end, d model.Direction) (bool, Reason) {
+	switch {
+	case subject.pod == nil:
+		return true, NoDoor
+	case subject.pod == peer.pod:
+		return true, SamePod
+	case d == model.Ingress && peer.node != "" && peer.node == subject.pod.Node:
+		return true, OwnNode
+	}
+	return false, ""
+}
+
+// decider walks the policies as the gate was compiled from them and finds
+// the rule that decided, or nil if the end of a tier did, or nothing.
+func (m *Matrix) decider(c *class, d model.Direction, peer end, key model.PortKey) (*model.Policy, *model.Rule) {
+	passed := false
+	for _, s := range steps(c.policies[d], d, false) {
+		switch s.op {
+		case termTierDeny:
+			if !passed {
+				return nil, nil
+			}
+			passed = false
+			continue
+		case termTierPass:
+			passed = false
+			continue
+		}
+		if passed || s.op == termLog {
+			continue
+		}
+		for _, r := range s.rules {
+			if !m.ruleMatches(r.rule, c, d, peer, key) {
+				continue
+			}
+			if s.op == termPass {
+				passed = true
+				break
+			}
+			return r.policy.Policy, r.rule.Rule
+		}
+	}
+	return nil, nil
+}
+
+func (m *Matrix) ruleMatches(r *rule, c *class, d model.Direction, peer end, key model.PortKey) bool {
+	if !r.atom.ids.has(int(peer.identity)) {
+		return false
+	}
+	if model.PortSet(r.intervals).Contains(key) {
+		return true
+	}
+	destination := c
+	if d == model.Egress {
+		if peer.unit == nil || peer.unit.class == nil {
+			return false
+		}
+		destination = peer.unit.class
+	}
+	return slices.ContainsFunc(r.named, func(n named) bool {
+		number, ok := destination.namedPort(n)
+		return ok && model.PortKeyOf(n.protocol, number) == key
+	})
+}
+
+// Connections is everything that src may open towards dst.
+func (m *Matrix) Connections(src, dst Party) model.PortSet {
+	s, d := m.end(src), m.end(dst)
+	out := m.through(s, d, model.Egress)
+	if len(out) == 0 {
+		return nil
+	}
+	return out.Intersect(m.through(d, s, model.Ingress))
+}
+
+func (m *Matrix) through(subject, peer end, d model.Direction) model.PortSet {
+	if open, _ := exempt(subject, peer, d); open {
+		return model.AllPorts()
+	}
+	if peer.identity == 0 {
+		return nil
+	}
+	return m.gate(subject.pod.class, d).PortSet(peer.identity)
+}
