@@ -1,0 +1,48 @@
+# Every target sets itself up on a fresh Debian machine: what it needs beyond
+# Go is installed by name. Privileged tests need root; without it they say so
+# and are skipped.
+SHELL   := /bin/bash
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/sallyport-dev/sallyport/cli.version=$(VERSION)
+BIN     := bin/sallyport
+PKGS    := ./...
+
+export CGO_ENABLED ?= 0
+
+.PHONY: build demo test test-unprivileged race bench lint generate cross clean
+
+build:
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/sallyport
+
+demo: build
+	$(BIN) demo
+
+# With root every privileged test must run: a skip is a failure then.
+test: build
+	if [ "$$(id -u)" = 0 ]; then export SALLYPORT_REQUIRE_ROOT=1; fi; \
+	$(GO) test -count=1 -timeout 20m -p 1 $(PKGS)
+
+race:
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m -p 1 ./model/... ./engine/... ./dialect/... ./manifest/... ./policytest/... ./report/... ./datapath
+
+bench: build
+	$(GO) test -run '^$$' -bench . -benchtime 5x -timeout 30m -p 1 ./engine/... ./manifest/... ./datapath/...
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not gofmt'ed:"; echo "$$out"; exit 1; fi
+	$(GO) vet $(PKGS)
+	$(GO) mod verify
+
+# The BPF objects are committed, so only a change of the C source needs clang.
+generate:
+	command -v clang-14 >/dev/null || (apt-get update -qq && apt-get install -y -qq clang-14 llvm-14 libbpf-dev)
+	$(GO) generate ./datapath/bpf
+
+# The agent and the lab are Linux's; everything offline runs on macOS as well.
+cross:
+	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/sallyport
+	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/sallyport
+
+clean:
+	rm -rf bin dist
