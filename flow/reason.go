@@ -3,42 +3,38 @@ package flow
 import "fmt"
 
 // Reason says why the kernel let a packet pass or dropped it. Twin: enum reason
-// in datapath/bpf; the numbers are the kernel's and never change meaning.
+// in datapath/bpf; the numbers are the kernel's and their order is its.
 type Reason uint8
 
-// The reasons. Those up to [Established] let the packet pass, the others drop it.
+// The reasons. Allowed and Unjudged let the packet pass, the others drop it.
 const (
-	Allowed     Reason = iota // both doors are open to it
-	Unjudged                  // neighbour discovery, MLD, IGMP, loopback: nobody judges these
-	OwnNode                   // from the node itself to one of its own pods, or to anybody
-	SamePod                   // a pod always reaches itself
-	NoDoor                    // neither end is a pod of this node
-	Redirected                // conditional, and on its way to the proxy
-	Established               // from the flow cache: an earlier packet was judged at this revision
-
-	PolicyDenied  // a door is shut: SubjectGate and PeerGate say which
-	UnknownPeer   // an address of a pod range that nobody has
-	SpoofedSource // the source is not what this device may carry
-	Invalid       // conntrack calls the packet invalid, or does not run
-	Untracked     // conntrack was told to ignore it, and one orientation is denied
-	Related       // an expected connection's or an error's connection is not allowed
-	Fragment      // a fragment that is not the first
-	Malformed     // the headers cannot be read
-	Conditional   // allowed only through the proxy, and not on its way there
+	Allowed       Reason = iota // both doors are open to it
+	Unjudged                    // neighbour discovery, MLD, IGMP, loopback, the node's own traffic
+	EgressDenied                // the source's egress gate is shut to it
+	IngressDenied               // the destination's ingress gate is shut to it
+	Conditional                 // allowed only through the proxy, and not on its way there
+	SpoofedSource               // the source is not what this device may carry
+	UnknownPeer                 // an address of a pod range that nobody has
+	Fragment                    // a fragment that is not the first
+	Malformed                   // the headers cannot be read
+	Invalid                     // conntrack calls the packet invalid, or does not run
+	Untracked                   // conntrack was told to ignore it, and one orientation is denied
+	ICMPError                   // an ICMP error of a connection that is not allowed
+	LostEvents                  // no verdict: events that were not delivered (a counter's name only)
 
 	reasons // the number of reasons
 )
 
 var reasonNames = [reasons]string{
-	Allowed: "allowed", Unjudged: "unjudged", OwnNode: "own-node", SamePod: "same-pod", NoDoor: "no-door",
-	Redirected: "redirected", Established: "established",
-	PolicyDenied: "policy-denied", UnknownPeer: "unknown-peer", SpoofedSource: "spoofed-source",
-	Invalid: "invalid", Untracked: "untracked", Related: "related", Fragment: "fragment",
-	Malformed: "malformed", Conditional: "conditional",
+	Allowed: "allowed", Unjudged: "unjudged",
+	EgressDenied: "egress-denied", IngressDenied: "ingress-denied", Conditional: "conditional",
+	SpoofedSource: "spoofed-source", UnknownPeer: "unknown-peer",
+	Fragment: "fragment", Malformed: "malformed", Invalid: "invalid", Untracked: "untracked",
+	ICMPError: "icmp-error", LostEvents: "lost-events",
 }
 
 // Accepts says whether packets with this reason pass.
-func (r Reason) Accepts() bool { return r <= Established }
+func (r Reason) Accepts() bool { return r <= Unjudged }
 
 func (r Reason) String() string {
 	if r >= reasons {
