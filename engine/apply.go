@@ -67,6 +67,9 @@ func (m *Matrix) relabels(namespaces []model.Namespace) bool {
 		}
 		m.namespaces[ns.Name] = ns
 	}
+	if len(namespaces) > 0 {
+		clear(m.namespaceMemo)
+	}
 	return changed
 }
 

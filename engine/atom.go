@@ -166,6 +166,7 @@ func (m *Matrix) members(a *atom, out []*unit) []*unit {
 	case len(a.blocks) > 0:
 		return m.membersByBlock(a, out)
 	}
+	out = slices.Grow(out, a.classes.count())
 	a.classes.each(func(i int) { out = append(out, m.classes[i].units...) })
 	return out
 }

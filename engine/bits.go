@@ -73,6 +73,40 @@ func (b bitset) each(f func(i int)) {
 	}
 }
 
+// split divides the set into what o has and what it has not; a part without
+// members is nil.
+func (b bitset) split(o bitset) (in, out bitset) {
+	var anyIn, anyOut uint64
+	n := min(len(b), len(o))
+	for i, w := range b[:n] {
+		anyIn |= w & o[i]
+		anyOut |= w &^ o[i]
+	}
+	for _, w := range b[n:] {
+		anyOut |= w
+	}
+	switch {
+	case anyIn == 0:
+		return nil, b
+	case anyOut == 0:
+		return b, nil
+	}
+	in, out = make(bitset, n), make(bitset, len(b))
+	for i, w := range b[:n] {
+		in[i], out[i] = w&o[i], w&^o[i]
+	}
+	copy(out[n:], b[n:])
+	return in, out
+}
+
+func (b bitset) count() int {
+	n := 0
+	for _, w := range b {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}
+
 // first is the smallest member, or -1.
 func (b bitset) first() int {
 	for w, word := range b {

@@ -170,6 +170,7 @@ func (m *Matrix) newClass(key string, e *model.Endpoint) *class {
 }
 
 func (m *Matrix) indexClass(c *class) {
+	clear(m.namespaceMemo)
 	m.liveClasses.set(c.id)
 	indexed(m.classesByNamespace, c.namespace).set(c.id)
 	for k, v := range c.labels {
@@ -183,6 +184,7 @@ func (m *Matrix) indexClass(c *class) {
 }
 
 func (m *Matrix) dropClass(c *class) {
+	clear(m.namespaceMemo)
 	m.liveClasses.clear(c.id)
 	m.classesByNamespace[c.namespace].clear(c.id)
 	for k, v := range c.labels {
@@ -250,13 +252,21 @@ func (m *Matrix) selectClasses(s model.EndpointSelector) bitset {
 	return out
 }
 
+// classesOfNamespaces is the set of classes in namespaces that match; it is
+// remembered until a class or namespace comes or goes.
 func (m *Matrix) classesOfNamespaces(s model.Selector) bitset {
+	m.keyBuf = s.AppendKey(m.keyBuf[:0])
+	if b, ok := m.namespaceMemo[string(m.keyBuf)]; ok {
+		return b
+	}
+	key := string(m.keyBuf)
 	var out bitset
 	for name, in := range m.classesByNamespace {
 		if s.Matches(m.namespaceLabels(name)) {
 			out.or(*in)
 		}
 	}
+	m.namespaceMemo[key] = out
 	return out
 }
 

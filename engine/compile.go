@@ -31,6 +31,7 @@ type Matrix struct {
 	classMemo          map[memoKey]*class
 	classesByNamespace map[string]*bitset
 	classesByLabel     map[string]map[string]*bitset
+	namespaceMemo      map[string]bitset // classes by namespace selector
 	emptyClasses       int
 
 	// addresses divided
@@ -63,7 +64,7 @@ func newMatrix() *Matrix {
 		namespaces: map[string]model.Namespace{}, nodes: map[string]model.Node{}, policies: map[string]*policy{},
 		interest: map[string]*interest{}, numbers: map[named]map[uint16]int{},
 		classByKey: map[string]*class{}, classMemo: map[memoKey]*class{},
-		classesByNamespace: map[string]*bitset{}, classesByLabel: map[string]map[string]*bitset{},
+		classesByNamespace: map[string]*bitset{}, classesByLabel: map[string]map[string]*bitset{}, namespaceMemo: map[string]bitset{},
 		podUnits: map[*prefixNode][]*unit{}, sizes: []int{0},
 		moved: map[*class]struct{}{}, atomByKey: map[string]*atom{}, rows: map[*Row]struct{}{}, rowSets: map[string]*rowSet{}, gates: map[string]*Gate{},
 	}

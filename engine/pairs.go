@@ -107,38 +107,56 @@ func (m *Matrix) newPairing() *pairing {
 	return p
 }
 
-// table computes the port set of every identity at the gate: runs of ranges
-// are appended to what the identity has so far, one step per set bit.
+// cell is a set of identities that have had the same ranges so far.
+type cell struct {
+	ids       bitset
+	intervals []model.Interval
+}
+
+// table computes the port set of every identity at the gate. It divides the
+// identities range by range into cells, a word of 64 at a time, and names the
+// sets of the few cells at the end.
 func (p *pairing) table(g *Gate, identities int) []uint32 {
-	out := make([]uint32, identities)
+	cells := []cell{{ids: full(identities)}}
 	for i, r := range g.Ranges {
+		if r.Allow.None {
+			continue
+		}
 		iv := model.Interval{First: r.First, Last: model.MaxPortKey}
 		if i+1 < len(g.Ranges) {
 			iv.Last = g.Ranges[i+1].First - 1
 		}
-		extended := map[uint32]uint32{}
-		lastFrom, lastTo := ^uint32(0), uint32(0)
-		extend := func(id int) {
-			from := out[id]
-			if from != lastFrom {
-				to, ok := extended[from]
-				if !ok {
-					to = p.number(p.sets[from].Union(model.PortSet{iv}))
-					extended[from] = to
-				}
-				lastFrom, lastTo = from, to
-			}
-			out[id] = lastTo
+		cells = divide(cells, r.Allow, iv)
+	}
+	out := make([]uint32, identities)
+	for _, c := range cells {
+		if n := p.number(model.Union(c.intervals...)); n != 0 {
+			c.ids.each(func(id int) { out[id] = n })
 		}
-		if r.Allow.All {
-			for id := 1; id < identities; id++ {
-				extend(id)
-			}
-			continue
-		}
-		bitset(r.Allow.Bits).each(extend)
 	}
 	return out
+}
+
+// divide gives the interval to the part of each cell that is in the row.
+func divide(cells []cell, r *Row, iv model.Interval) []cell {
+	for i, n := 0, len(cells); i < n; i++ {
+		c := &cells[i]
+		if r.All {
+			c.intervals = append(c.intervals, iv)
+			continue
+		}
+		in, out := c.ids.split(r.Bits)
+		switch {
+		case in == nil:
+		case out == nil:
+			c.intervals = append(c.intervals, iv)
+		default:
+			with := append(slices.Clone(c.intervals), iv)
+			cells[i].ids = out
+			cells = append(cells, cell{in, with})
+		}
+	}
+	return cells
 }
 
 func setKey(s model.PortSet) string {

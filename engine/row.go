@@ -66,7 +66,12 @@ func (m *Matrix) internRows(terms []term) *rowSet {
 		return s
 	}
 	s := &rowSet{key: string(m.keyBuf), refs: 1}
-	results := m.evaluate(terms)
+	var results [planes][]uint64
+	if isUnion(terms) {
+		results[planeAllow] = m.union(terms[0].atoms)
+	} else {
+		results = m.evaluate(terms)
+	}
 	for p := range planes {
 		if row := constantRow(terms, p); row != nil {
 			s.rows[p] = row
@@ -109,6 +114,19 @@ func constantRow(terms []term, p plane) *Row {
 		return rowAll
 	}
 	return rowNone
+}
+
+// isUnion recognises the commonest expression: some may pass, nobody else.
+func isUnion(terms []term) bool {
+	return len(terms) == 2 && terms[0].op == termAllow && terms[1].op == termTierDeny
+}
+
+func (m *Matrix) union(atoms []*atom) bitset {
+	out := make(bitset, (len(m.sizes)+63)/64)
+	for _, a := range atoms {
+		out.or(a.ids)
+	}
+	return out
 }
 
 // evaluate computes the expression over all identities.
