@@ -1,0 +1,794 @@
+// SPDX-License-Identifier: GPL-2.0
+//go:build ignore
+
+/* Judges every packet by the original direction of its connection.
+ *
+ * A packet is parsed, turned to its connection's original direction with the
+ * help of conntrack, checked against the device it came by, and then meets
+ * two doors: the egress gate of its source and the ingress gate of its
+ * destination, as far as these are pods of this node. The global revision is
+ * read once, before anything else is looked up. */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <stdbool.h>
+#include "kernel.h"
+#include "tables.h"
+
+char _license[] SEC("license") = "GPL";
+
+extern int bpf_dynptr_from_skb(struct sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym;
+extern void *bpf_dynptr_slice(const struct bpf_dynptr *ptr, __u32 offset, void *buffer,
+			      __u32 buffer__szk) __ksym;
+
+enum { DROP = 0, ACCEPT = 1 };
+enum { HOOK_LOCAL_IN = 1, HOOK_FORWARD = 2, HOOK_LOCAL_OUT = 3 };
+enum { PF_V4 = 2, PF_V6 = 10 };
+enum { LOOPBACK = 1 };
+/* What a door answers. */
+enum { OPEN = 1, CONDITIONAL = 2, SHADOW = 4, LOG = 8 };
+enum { TCP = 6, UDP = 17, SCTP = 132, ICMP = 1, IGMP = 2, ICMP6 = 58 };
+enum { CT_ESTABLISHED, CT_RELATED, CT_NEW, CT_REPLY, CT_RELATED_REPLY, CT_NEW_REPLY, CT_UNTRACKED = 7 };
+
+#define inline static __always_inline
+#define READ(x) (*(const volatile typeof(x) *)&(x))
+
+/* parsed is what the packet's headers say. */
+struct parsed {
+	__u8 hop_limit;
+	__u8 icmp_type;
+};
+
+/* peer is what the tables say of an address. */
+struct peer {
+	__u32 identity;
+	__u32 subject;
+	__u32 ifindex;
+	__u32 flags;
+};
+
+/* verdict collects what the doors say, for the event. */
+struct verdict {
+	__u32 reason;
+	__u32 egress_gate, ingress_gate;
+	__u8 conditional; /* some door opens only with the redirect mark */
+	__u8 shadow_shut; /* some door is shut in the shadow plane */
+	__u8 log;
+};
+
+/* packet is everything about the packet that the judgement needs. */
+struct packet {
+	struct flow flow; /* turned to the original direction */
+	struct parsed parsed;
+	__u32 revision;
+	__u32 epoch;
+	__u8 info;    /* of conntrack */
+	__u8 tracked; /* there is a conntrack entry */
+	unsigned long entry;
+	struct peer source, destination;
+	struct verdict verdict;
+};
+
+inline __u32 at(const struct versioned *v, __u32 revision)
+{
+	/* The writer changes old, then since, then new: read the other way round. */
+	__u32 new = READ(v->new), since = READ(v->since);
+
+	return revision >= since ? new : READ(v->old);
+}
+
+inline void set_v4(__u64 *to, __u32 addr)
+{
+	to[0] = 0;
+	to[1] = (__u64)addr << 32 | bpf_htonl(0xffff);
+}
+
+inline __u8 first_byte(const __u64 *addr)
+{
+	return addr[0] & 0xff;
+}
+
+inline bool is_link_local(const __u64 *addr)
+{
+	return (addr[0] & 0xc0ff) == 0x80fe;
+}
+
+inline bool is_v4(const __u64 *addr)
+{
+	return addr[0] == 0 && (__u32)addr[1] == bpf_htonl(0xffff);
+}
+
+/* icmp_request is the type of the request that a reply's type answers. */
+inline __u8 icmp_request(__u8 protocol, __u8 type)
+{
+	if (protocol == ICMP)
+		return type == 0 ? 8 : type == 14 ? 13 : type == 16 ? 15 : type == 18 ? 17 : type;
+	return type == 129 ? 128 : type == 140 ? 139 : type;
+}
+
+inline void swap(struct flow *f)
+{
+	__u64 a0 = f->source[0], a1 = f->source[1];
+
+	f->source[0] = f->destination[0];
+	f->source[1] = f->destination[1];
+	f->destination[0] = a0;
+	f->destination[1] = a1;
+	if (f->protocol == ICMP || f->protocol == ICMP6) {
+		__u8 type = f->destination_port >> 8;
+
+		f->destination_port = icmp_request(f->protocol, type) << 8 | (f->destination_port & 0xff);
+		return;
+	}
+	__u16 port = f->source_port;
+
+	f->source_port = f->destination_port;
+	f->destination_port = port;
+}
+
+/* parse_ports reads the fields behind the network header. */
+inline int parse_ports(struct bpf_dynptr *data, __u32 offset, struct packet *p)
+{
+	__u8 protocol = p->flow.protocol;
+	__u16 buffer[2] = {};
+	__u16 *ports;
+
+	if (protocol != TCP && protocol != UDP && protocol != SCTP && protocol != ICMP &&
+	    protocol != ICMP6)
+		return 0;
+	ports = bpf_dynptr_slice(data, offset, buffer, sizeof(buffer));
+	if (!ports)
+		return REASON_MALFORMED;
+	if (protocol == ICMP || protocol == ICMP6) {
+		p->flow.destination_port = bpf_ntohs(ports[0]);
+		p->parsed.icmp_type = p->flow.destination_port >> 8;
+		return 0;
+	}
+	p->flow.source_port = bpf_ntohs(ports[0]);
+	p->flow.destination_port = bpf_ntohs(ports[1]);
+	return 0;
+}
+
+inline int parse_v4(struct bpf_dynptr *data, struct packet *p)
+{
+	__u32 buffer[5] = {};
+	__u32 *header = bpf_dynptr_slice(data, 0, buffer, sizeof(buffer));
+	__u8 *bytes = (__u8 *)header;
+
+	if (!header || bytes[0] >> 4 != 4 || (bytes[0] & 15) < 5)
+		return REASON_MALFORMED;
+	set_v4(p->flow.source, header[3]);
+	set_v4(p->flow.destination, header[4]);
+	p->flow.protocol = bytes[9];
+	p->parsed.hop_limit = bytes[8];
+	if ((bytes[6] & 0x1f) | bytes[7])
+		return REASON_FRAGMENT;
+	return parse_ports(data, (bytes[0] & 15) * 4, p);
+}
+
+/* parse_extensions walks a bounded number of extension headers. */
+inline int parse_extensions(struct bpf_dynptr *data, struct packet *p, __u8 next)
+{
+	__u32 offset = 40;
+
+#pragma unroll
+	for (int i = 0; i < 8; i++) {
+		__u8 buffer[4] = {};
+		__u8 *header;
+
+		if (next != 0 && next != 43 && next != 44 && next != 51 && next != 60) {
+			p->flow.protocol = next;
+			return parse_ports(data, offset, p);
+		}
+		header = bpf_dynptr_slice(data, offset, buffer, sizeof(buffer));
+		if (!header)
+			return REASON_MALFORMED;
+		if (next == 44) {
+			if (header[2] | (header[3] & 0xf8))
+				return REASON_FRAGMENT;
+			offset += 8;
+		} else if (next == 51) {
+			offset += (header[1] + 2) * 4;
+		} else {
+			offset += (header[1] + 1) * 8;
+		}
+		next = header[0];
+	}
+	return REASON_MALFORMED;
+}
+
+inline int parse_v6(struct bpf_dynptr *data, struct packet *p)
+{
+	__u64 buffer[5] = {};
+	__u64 *header = bpf_dynptr_slice(data, 0, buffer, sizeof(buffer));
+	__u8 *bytes = (__u8 *)header;
+
+	if (!header || bytes[0] >> 4 != 6)
+		return REASON_MALFORMED;
+	p->flow.source[0] = header[1];
+	p->flow.source[1] = header[2];
+	p->flow.destination[0] = header[3];
+	p->flow.destination[1] = header[4];
+	p->parsed.hop_limit = bytes[7];
+	/* A mapped address would be taken for the IPv4 address in the tables. */
+	if (is_v4(p->flow.source) || is_v4(p->flow.destination))
+		return REASON_MALFORMED;
+	return parse_extensions(data, p, bytes[6]);
+}
+
+inline int parse(struct bpf_nf_ctx *ctx, struct packet *p)
+{
+	struct bpf_dynptr data;
+
+	if (bpf_dynptr_from_skb(ctx->skb, 0, &data))
+		return REASON_MALFORMED;
+	if (ctx->state->pf == PF_V4)
+		return parse_v4(&data, p);
+	return parse_v6(&data, p);
+}
+
+/* is_housekeeping says whether the packet is one without which a link does not
+ * work. A router lowers the hop limit, so that 255 has come from the link. */
+inline bool is_housekeeping(const struct packet *p, bool v6)
+{
+	__u8 type = p->parsed.icmp_type;
+
+	if (!v6)
+		return p->flow.protocol == IGMP && (p->flow.destination[1] >> 32 & 0xf0) == 0xe0;
+	if (p->flow.protocol != ICMP6)
+		return false;
+	if (type >= 133 && type <= 137)
+		return p->parsed.hop_limit == 255;
+	if ((type >= 130 && type <= 132) || type == 143)
+		return p->parsed.hop_limit == 1 && first_byte(p->flow.destination) == 0xff;
+	return false;
+}
+
+inline bool is_icmp_error(const struct packet *p)
+{
+	__u8 type = p->parsed.icmp_type;
+
+	if (p->flow.protocol == ICMP)
+		return type == 3 || type == 11 || type == 12;
+	return p->flow.protocol == ICMP6 && type >= 1 && type <= 4;
+}
+
+/* bridge_port is the port by which a bridged packet came, or 0. */
+inline __u32 bridge_port(struct sk_buff *skb)
+{
+	struct skb_ext *extensions;
+	__u8 offset = 0, active = skb->active_extensions;
+	void *info;
+	int index = 0;
+
+	if (!active || !bpf_core_enum_value_exists(enum skb_ext_id, SKB_EXT_BRIDGE_NF))
+		return 0;
+	__u64 id = bpf_core_enum_value(enum skb_ext_id, SKB_EXT_BRIDGE_NF);
+
+	if (!(active >> (id & 7) & 1))
+		return 0;
+	extensions = skb->extensions;
+	void *offsets = (void *)__builtin_preserve_access_index(&extensions->offset);
+
+	if (bpf_probe_read_kernel(&offset, sizeof(offset), offsets + id))
+		return 0;
+	info = (void *)extensions + ((__u32)offset << 3);
+	if (bpf_core_field_exists(struct nf_bridge_info, physinif)) {
+		struct nf_bridge_info *b = info;
+
+		BPF_CORE_READ_INTO(&index, b, physinif);
+	} else {
+		struct nf_bridge_info___device *b = info;
+
+		BPF_CORE_READ_INTO(&index, b, physindev, ifindex);
+	}
+	return index;
+}
+
+inline __u32 index_of(struct net_device *device)
+{
+	return device ? device->ifindex : 0;
+}
+
+inline void read_devices(struct bpf_nf_ctx *ctx, struct packet *p)
+{
+	__u32 port = 0;
+
+	if (p->flow.hook != HOOK_LOCAL_OUT)
+		port = bridge_port(ctx->skb);
+	p->flow.in_ifindex = port ? port : index_of(ctx->state->in);
+	p->flow.out_ifindex = index_of(ctx->state->out);
+}
+
+/* look_up fills what the tables say of an address: its own entry, or else
+ * that of the longest prefix. */
+__noinline int look_up(const struct address_key *addr, __u32 revision, struct peer *out)
+{
+	struct prefix_key key;
+	struct prefix *prefix;
+	struct address *entry;
+
+	if (!addr || !out)
+		return 0;
+	entry = bpf_map_lookup_elem(&addresses, addr);
+	if (entry) {
+		out->identity = at(&entry->identity, revision);
+		out->subject = entry->subject;
+		out->ifindex = entry->ifindex;
+		out->flags = entry->flags;
+		return 0;
+	}
+	out->identity = out->subject = out->ifindex = out->flags = 0;
+	key.length = 128;
+	__builtin_memcpy(key.addr, addr->addr, 16);
+	prefix = bpf_map_lookup_elem(&prefixes, &key);
+	if (!prefix)
+		return 0;
+	out->flags = prefix->flags;
+	if (!(out->flags & FLAG_CLOSED))
+		out->identity = at(&prefix->identity, revision);
+	return 0;
+}
+
+inline __u32 subject_of_device(__u32 ifindex)
+{
+	__u32 *subject = bpf_map_lookup_elem(&devices, &ifindex);
+
+	return subject ? *subject : 0;
+}
+
+inline bool row_has(__u32 id, __u32 identity)
+{
+	__u32 column = identity >> CHUNK_SHIFT;
+	struct row *row;
+	void *chunk;
+
+	if (id == ROW_NONE)
+		return false;
+	if (id == ROW_ALL)
+		return true;
+	chunk = bpf_map_lookup_elem(&rows, &column);
+	if (!chunk)
+		return false;
+	row = bpf_map_lookup_elem(chunk, &id);
+	if (!row)
+		return false;
+	return READ(row->words[identity >> 6 & (CHUNK_WORDS - 1)]) >> (identity & 63) & 1;
+}
+
+/* find_range is the last range of the gate that starts at the port key or
+ * before. The search has no branch but its end: the verifier walks it once. */
+inline struct range *find_range(__u32 id, __u32 port)
+{
+	struct gate *gate = bpf_map_lookup_elem(&gates, &id);
+	struct range *range;
+	__u32 low, left;
+
+	if (!gate)
+		return 0;
+	low = gate->first;
+	left = gate->count;
+	for (int i = 0; i < MAX_RANGE_STEPS && left > 1; i++) {
+		__u32 half = left / 2, middle = low + half;
+		__u64 before;
+
+		range = bpf_map_lookup_elem(&ranges, &middle);
+		if (!range)
+			return 0;
+		before = ((__u64)range->start - port - 1) >> 63;
+		low += half * (__u32)before;
+		left -= half;
+	}
+	if (left != 1)
+		return 0;
+	range = bpf_map_lookup_elem(&ranges, &low);
+	return range && range->start <= port ? range : 0;
+}
+
+/* Functions that are not static are verified once, for any argument, and not
+ * along every path that leads to them. */
+
+/* door says whether the gate lets the identity pass at the port. */
+__noinline __u32 door(__u32 gate, __u32 port, __u32 identity)
+{
+	struct range *range = find_range(gate, port);
+	__u32 out = 0;
+
+	if (!range)
+		return 0;
+	if (row_has(range->allow, identity))
+		out |= OPEN;
+	else if (row_has(range->conditional, identity))
+		out |= CONDITIONAL;
+	if (range->shadow == range->allow ? out & OPEN : row_has(range->shadow, identity))
+		out |= SHADOW;
+	if (row_has(range->log, identity))
+		out |= LOG;
+	return out;
+}
+
+inline bool pass_door(struct verdict *v, __u32 gate, __u32 port, __u32 identity)
+{
+	__u32 answer;
+
+	if (gate == GATE_OPEN)
+		return true;
+	answer = door(gate, port, identity);
+	if (answer & CONDITIONAL)
+		v->conditional = 1;
+	if (!(answer & SHADOW))
+		v->shadow_shut = 1;
+	if (answer & LOG)
+		v->log = 1;
+	return answer & (OPEN | CONDITIONAL);
+}
+
+/* judge_doors takes the flow to both doors, or, turned, one that goes the other
+ * way between the same ends. */
+__noinline __u32 judge_doors(struct packet *p, __u32 turned)
+{
+	struct peer *from, *to;
+	struct subject *subject;
+	struct verdict *v;
+	bool out = true, in = true;
+	__u32 port;
+
+	if (!p)
+		return REASON_MALFORMED;
+	from = turned ? &p->destination : &p->source;
+	to = turned ? &p->source : &p->destination;
+	v = &p->verdict;
+	port = (__u32)p->flow.protocol << 16 | p->flow.destination_port;
+	if (from->subject && from->subject == to->subject)
+		return REASON_ALLOWED;
+	if (from->subject) {
+		subject = bpf_map_lookup_elem(&subjects, &from->subject);
+		if (!subject)
+			return REASON_EGRESS;
+		v->egress_gate = at(&subject->egress, p->revision);
+		out = pass_door(v, v->egress_gate, port, to->identity);
+	}
+	if (to->subject && !(from->flags & FLAG_NODE)) {
+		subject = bpf_map_lookup_elem(&subjects, &to->subject);
+		if (!subject)
+			return REASON_INGRESS;
+		v->ingress_gate = at(&subject->ingress, p->revision);
+		in = pass_door(v, v->ingress_gate, port, from->identity);
+	}
+	if (!out)
+		return REASON_EGRESS;
+	if (!in)
+		return REASON_INGRESS;
+	if (v->conditional && !p->flow.marked)
+		return REASON_CONDITIONAL;
+	return REASON_ALLOWED;
+}
+
+inline bool is_closed(const struct peer *peer)
+{
+	return peer->identity == 0;
+}
+
+/* is_spoofed checks the packet's actual source against its device. */
+inline bool is_spoofed(struct packet *p, struct peer *source, const __u64 *addr)
+{
+	__u32 device = p->flow.in_ifindex, owner;
+
+	if (p->flow.hook == HOOK_LOCAL_OUT)
+		return false;
+	if (source->flags & FLAG_NODE && !source->subject)
+		return true;
+	if (source->subject)
+		return source->ifindex != device;
+	owner = subject_of_device(device);
+	if (!owner)
+		return false;
+	if (p->flow.hook == HOOK_LOCAL_IN && is_link_local(addr)) {
+		source->subject = owner;
+		return false;
+	}
+	return true;
+}
+
+/* read_original replaces the flow by its connection's, as conntrack has it:
+ * after DNAT and before SNAT. */
+inline void read_original(struct packet *p, bool v6)
+{
+	struct nf_conn *ct = (void *)p->entry;
+	union nf_inet_addr addr = {};
+	__be16 port = 0;
+	__u8 type = 0, code = 0;
+
+	BPF_CORE_READ_INTO(&p->flow.protocol, ct, tuplehash[0].tuple.dst.protonum);
+	BPF_CORE_READ_INTO(&addr, ct, tuplehash[0].tuple.src.u3);
+	if (v6)
+		__builtin_memcpy(p->flow.source, &addr, 16);
+	else
+		set_v4(p->flow.source, addr.all[0]);
+	BPF_CORE_READ_INTO(&addr, ct, tuplehash[1].tuple.src.u3);
+	if (v6)
+		__builtin_memcpy(p->flow.destination, &addr, 16);
+	else
+		set_v4(p->flow.destination, addr.all[0]);
+	p->flow.source_port = p->flow.destination_port = 0;
+	if (p->flow.protocol == ICMP || p->flow.protocol == ICMP6) {
+		BPF_CORE_READ_INTO(&type, ct, tuplehash[0].tuple.dst.u.icmp.type);
+		BPF_CORE_READ_INTO(&code, ct, tuplehash[0].tuple.dst.u.icmp.code);
+		p->flow.destination_port = type << 8 | code;
+		return;
+	}
+	if (p->flow.protocol != TCP && p->flow.protocol != UDP && p->flow.protocol != SCTP)
+		return;
+	BPF_CORE_READ_INTO(&port, ct, tuplehash[0].tuple.src.u.all);
+	p->flow.source_port = bpf_ntohs(port);
+	BPF_CORE_READ_INTO(&port, ct, tuplehash[1].tuple.src.u.all);
+	p->flow.destination_port = bpf_ntohs(port);
+}
+
+/* concerns_node says that no pod of this node and no closed address is at the
+ * other end of the node's own traffic: not ours to judge. */
+inline bool concerns_node_only(const struct packet *p)
+{
+	if (p->flow.hook == HOOK_FORWARD)
+		return false;
+	return !p->source.subject && !p->destination.subject;
+}
+
+inline __u32 judge_untracked(struct packet *p)
+{
+	__u32 reason = judge_doors(p, 0);
+
+	if (reason != REASON_ALLOWED)
+		return REASON_UNTRACKED;
+	swap(&p->flow);
+	reason = judge_doors(p, 1);
+	swap(&p->flow);
+	return reason == REASON_ALLOWED ? REASON_ALLOWED : REASON_UNTRACKED;
+}
+
+inline __u32 judge_flow(struct packet *p)
+{
+	if (p->flow.hook == HOOK_FORWARD) {
+		if (is_closed(&p->source) || is_closed(&p->destination))
+			return REASON_UNKNOWN_PEER;
+	} else if (p->flow.hook == HOOK_LOCAL_IN) {
+		if (!p->source.subject && is_closed(p->flow.reply ? &p->destination : &p->source))
+			return REASON_UNKNOWN_PEER;
+	}
+	if (concerns_node_only(p))
+		return REASON_UNJUDGED;
+	if (p->info == CT_UNTRACKED)
+		return judge_untracked(p);
+	if (!p->tracked)
+		return REASON_INVALID;
+	return judge_doors(p, 0);
+}
+
+/* judge_error judges an ICMP error by the connection it speaks of. A pod may
+ * only speak of its own connections. */
+inline __u32 judge_error(struct packet *p, bool v6)
+{
+	struct peer sender = {};
+
+	look_up((void *)p->flow.source, p->revision, &sender);
+	if (is_spoofed(p, &sender, p->flow.source))
+		return REASON_SPOOFED;
+	read_original(p, v6);
+	look_up((void *)p->flow.source, p->revision, &p->source);
+	look_up((void *)p->flow.destination, p->revision, &p->destination);
+	if (p->flow.hook == HOOK_LOCAL_OUT)
+		sender.subject = 0;
+	if (sender.subject && sender.subject != p->source.subject &&
+	    sender.subject != p->destination.subject)
+		return REASON_ICMP_ERROR;
+	return judge_flow(p) == REASON_ALLOWED || concerns_node_only(p) ? REASON_ALLOWED :
+									  REASON_ICMP_ERROR;
+}
+
+/* judge_packet looks both ends up and judges. */
+inline __u32 judge_packet(struct packet *p)
+{
+	bool reply = p->flow.reply;
+
+	look_up((void *)p->flow.source, p->revision, &p->source);
+	look_up((void *)p->flow.destination, p->revision, &p->destination);
+	if (is_spoofed(p, reply ? &p->destination : &p->source,
+		       reply ? p->flow.destination : p->flow.source))
+		return REASON_SPOOFED;
+	if (p->flow.hook == HOOK_LOCAL_OUT) {
+		if (reply && is_link_local(p->flow.source) && !p->source.subject)
+			p->source.subject = subject_of_device(p->flow.out_ifindex);
+		if (!reply && p->info != CT_UNTRACKED && p->tracked)
+			return REASON_UNJUDGED;
+		if (!reply)
+			p->source.flags |= FLAG_NODE;
+	}
+	return judge_flow(p);
+}
+
+inline __u32 slot_of(const struct flow *f)
+{
+	__u64 h = f->source[0] ^ f->source[1] * 0x9e3779b97f4a7c15ULL;
+
+	h ^= (f->destination[0] ^ f->destination[1]) * 0xc2b2ae3d27d4eb4fULL;
+	h ^= ((__u64)f->source_port << 48 | (__u64)f->destination_port << 32 |
+	      (__u64)f->in_ifindex << 16 | f->protocol << 8 | f->hook << 2 | f->reply) *
+	     0x165667b19e3779f9ULL;
+	h *= 0x9e3779b97f4a7c15ULL;
+	return h >> 32 & (CACHE_SLOTS - 1);
+}
+
+inline bool same_flow(const struct flow *a, const struct flow *b)
+{
+	const __u64 *x = (const void *)a, *y = (const void *)b;
+
+	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4]) |
+		 (x[5] ^ y[5]));
+}
+
+inline void count(__u32 reason)
+{
+	__u64 *n = bpf_map_lookup_elem(&stats, &reason);
+
+	if (n)
+		*n += 1;
+}
+
+/* spend takes one event from the CPU's budget: at most a second's worth. */
+inline bool spend(__u32 rate, __u64 now)
+{
+	__u32 zero = 0;
+	struct budget *b = bpf_map_lookup_elem(&budgets, &zero);
+
+	if (!b)
+		return false;
+	__u64 passed = now - b->refilled;
+
+	if (passed > 1000000000ULL) {
+		b->tokens = rate;
+		b->refilled = now;
+	} else if (passed > 10000000ULL) {
+		__u64 tokens = b->tokens + passed * rate / 1000000000ULL;
+
+		b->tokens = tokens > rate ? rate : tokens;
+		b->refilled = now;
+	}
+	if (!b->tokens)
+		return false;
+	b->tokens--;
+	return true;
+}
+
+__noinline int report(const struct packet *p, __u32 rate)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct event *e;
+
+	if (!p)
+		return 0;
+	if (!spend(rate, now)) {
+		count(REASON_LOST_EVENTS);
+		return 0;
+	}
+	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	if (!e) {
+		count(REASON_LOST_EVENTS);
+		return 0;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->time = now;
+	e->revision = p->revision;
+	e->egress_gate = p->verdict.egress_gate;
+	e->ingress_gate = p->verdict.ingress_gate;
+	e->source_identity = p->source.identity;
+	e->destination_identity = p->destination.identity;
+	e->source_subject = p->source.subject;
+	e->destination_subject = p->destination.subject;
+	e->in_ifindex = p->flow.in_ifindex;
+	e->out_ifindex = p->flow.out_ifindex;
+	e->source_port = p->flow.source_port;
+	e->destination_port = p->flow.destination_port;
+	__builtin_memcpy(e->source, p->flow.source, 16);
+	__builtin_memcpy(e->destination, p->flow.destination, 16);
+	e->protocol = p->flow.protocol;
+	e->hook = p->flow.hook;
+	e->reason = p->verdict.reason;
+	if (p->verdict.reason <= REASON_CONDITIONAL && p->verdict.reason != REASON_UNJUDGED &&
+	    p->verdict.shadow_shut != (p->verdict.reason != REASON_ALLOWED))
+		e->flags |= EVENT_SHADOW;
+	if (p->verdict.log)
+		e->flags |= EVENT_LOG;
+	if (p->flow.reply)
+		e->flags |= EVENT_REPLY;
+	if (p->verdict.conditional)
+		e->flags |= EVENT_CONDITIONAL;
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+inline void read_conntrack(struct bpf_nf_ctx *ctx, struct packet *p)
+{
+	unsigned long nfct = ctx->skb->_nfct;
+
+	p->info = nfct & 7;
+	p->entry = nfct & ~7UL;
+	p->tracked = p->entry != 0;
+	p->flow.reply = p->info == CT_REPLY || p->info == CT_NEW_REPLY;
+}
+
+inline bool is_marked(struct bpf_nf_ctx *ctx, const struct config *c, const struct packet *p)
+{
+	return p->flow.hook == HOOK_LOCAL_IN && c->redirect_mask &&
+	       (ctx->skb->mark & c->redirect_mask) == c->redirect_mark;
+}
+
+inline int finish(struct packet *p, const struct config *c, __u32 reason)
+{
+	bool pass = reason <= REASON_UNJUDGED;
+
+	p->verdict.reason = reason;
+	count(reason);
+	if (c->flags & CONFIG_EVENTS && (!pass || (p->info == CT_NEW && reason == REASON_ALLOWED)))
+		report(p, c->event_rate);
+	return pass ? ACCEPT : DROP;
+}
+
+inline int judge(struct bpf_nf_ctx *ctx, struct packet *p, const struct config *c)
+{
+	bool v6 = ctx->state->pf == PF_V6, cachable;
+	struct cached *cached = 0;
+	__u32 reason, slot;
+
+	p->revision = READ(c->revision);
+	p->epoch = READ(c->epoch);
+	p->flow.hook = ctx->state->hook;
+	read_devices(ctx, p);
+	if (p->flow.hook == HOOK_LOCAL_IN && p->flow.in_ifindex == LOOPBACK)
+		return finish(p, c, REASON_UNJUDGED);
+	read_conntrack(ctx, p);
+	reason = parse(ctx, p);
+	if (reason)
+		return finish(p, c, reason);
+	if (is_housekeeping(p, v6))
+		return finish(p, c, REASON_UNJUDGED);
+	p->flow.marked = is_marked(ctx, c, p);
+	if (p->tracked && (p->info == CT_RELATED || p->info == CT_RELATED_REPLY) && is_icmp_error(p))
+		return finish(p, c, judge_error(p, v6));
+	if (p->flow.reply)
+		swap(&p->flow);
+	cachable = p->tracked && (p->info == CT_ESTABLISHED || p->info == CT_REPLY);
+	if (cachable) {
+		slot = slot_of(&p->flow);
+		cached = bpf_map_lookup_elem(&cache, &slot);
+		if (cached && cached->revision == p->revision && cached->epoch == p->epoch &&
+		    same_flow(&cached->flow, &p->flow)) {
+			count(REASON_ALLOWED);
+			return ACCEPT;
+		}
+	}
+	reason = judge_packet(p);
+	if (cached && reason == REASON_ALLOWED) {
+		cached->flow = p->flow;
+		cached->revision = p->revision;
+		cached->epoch = p->epoch;
+	}
+	return finish(p, c, reason);
+}
+
+SEC("netfilter")
+int sallyport(struct bpf_nf_ctx *ctx)
+{
+	struct packet p = {};
+	__u32 zero = 0;
+	struct config *c = bpf_map_lookup_elem(&config, &zero);
+
+	return c ? judge(ctx, &p, c) : DROP;
+}
+
+/* The measure of what a hook costs by itself. */
+SEC("netfilter")
+int empty(struct bpf_nf_ctx *ctx)
+{
+	return ACCEPT;
+}
