@@ -746,6 +746,10 @@ inline int judge(struct bpf_nf_ctx *ctx, struct packet *p, const struct config *
 	read_devices(ctx, p);
 	if (p->flow.hook == HOOK_LOCAL_IN && p->flow.in_ifindex == LOOPBACK)
 		return finish(p, c, REASON_UNJUDGED);
+	/* Before the first publication nothing is known of anybody: nothing is
+	 * forwarded, and the node itself stays reachable. */
+	if (!p->revision)
+		return finish(p, c, p->flow.hook == HOOK_FORWARD ? REASON_UNKNOWN_PEER : REASON_UNJUDGED);
 	read_conntrack(ctx, p);
 	reason = parse(ctx, p);
 	if (reason)
