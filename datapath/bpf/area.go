@@ -51,3 +51,15 @@ func (a *area) long(index, offset uint32) *uint64 {
 
 func (a *area) store(index, offset, value uint32) { atomic.StoreUint32(a.word(index, offset), value) }
 func (a *area) load(index, offset uint32) uint32  { return atomic.LoadUint32(a.word(index, offset)) }
+
+// used is one more than the index of the last element that is not all zero.
+func (a *area) used() uint32 {
+	for i := a.length; i > 0; i-- {
+		for offset := uint32(0); offset < a.stride; offset += 8 {
+			if atomic.LoadUint64(a.long(i-1, offset)) != 0 {
+				return i
+			}
+		}
+	}
+	return 0
+}

@@ -3,49 +3,35 @@ package bpf
 import (
 	"fmt"
 	"net/netip"
-	"sync/atomic"
 
 	"github.com/sallyport-dev/sallyport/datapath"
 )
 
-// Snapshot is what the maps hold, for an agent that takes over. Slices are
-// indexed by slot; rows by chunk and slot, without those that are empty.
-type Snapshot struct {
-	Revision  datapath.Revision
-	Addresses map[netip.Addr]datapath.Address
-	Prefixes  map[netip.Prefix]datapath.Prefix
-	Devices   map[uint32]uint32 // ifindex to subject
-	Subjects  []datapath.Subject
-	Gates     []datapath.Gate
-	Ranges    []datapath.Range
-	Rows      []datapath.SetRow
-}
-
-// Snapshot reads every map.
-func (p *Program) Snapshot() (*Snapshot, error) {
-	s := &Snapshot{
+// Snapshot reads what the maps hold, for a planner that takes over.
+func (p *Program) Snapshot() (*datapath.Snapshot, error) {
+	s := &datapath.Snapshot{
 		Revision:  p.Revision(),
+		Gates:     p.gates.used(),
+		Ranges:    p.ranges.used(),
+		Subjects:  map[uint32]datapath.Subject{},
 		Addresses: map[netip.Addr]datapath.Address{},
 		Prefixes:  map[netip.Prefix]datapath.Prefix{},
 		Devices:   map[uint32]uint32{},
-		Subjects:  make([]datapath.Subject, p.subjects.length),
-		Gates:     make([]datapath.Gate, p.gates.length),
-		Ranges:    make([]datapath.Range, p.ranges.length),
-		Rows:      p.rowsInUse(),
 	}
-	for i := range s.Subjects {
-		s.Subjects[i] = p.subject(uint32(i))
+	for _, chunk := range p.chunks {
+		if chunk != nil {
+			s.Rows = max(s.Rows, chunk.used())
+		}
 	}
-	for i := range s.Gates {
-		s.Gates[i] = datapath.Gate{First: p.gates.load(uint32(i), 0), Count: p.gates.load(uint32(i), 4)}
-	}
-	for i := range s.Ranges {
-		s.Ranges[i] = p.rangeAt(uint32(i))
+	for i := range p.subjects.used() {
+		if subject := p.subject(i); subject != (datapath.Subject{}) {
+			s.Subjects[i] = subject
+		}
 	}
 	return s, p.readHashes(s)
 }
 
-func (p *Program) readHashes(s *Snapshot) error {
+func (p *Program) readHashes(s *datapath.Snapshot) error {
 	var (
 		address addressKey
 		entry   datapath.Address
@@ -91,31 +77,4 @@ func loadVersioned(a *area, index, offset uint32) datapath.Versioned {
 		New:   a.load(index, offset+4),
 		Since: datapath.Revision(a.load(index, offset+8)),
 	}
-}
-
-func (p *Program) rangeAt(i uint32) datapath.Range {
-	r := p.ranges
-	return datapath.Range{
-		Start: r.load(i, 0), Allow: r.load(i, 4), Shadow: r.load(i, 8),
-		Conditional: r.load(i, 12), Log: r.load(i, 16),
-	}
-}
-
-func (p *Program) rowsInUse() []datapath.SetRow {
-	var out []datapath.SetRow
-	for column, chunk := range p.chunks {
-		if chunk == nil {
-			continue
-		}
-		for id := range chunk.length {
-			row := datapath.SetRow{Row: id, Chunk: uint32(column)}
-			for i := range row.Words {
-				row.Words[i] = atomic.LoadUint64(chunk.long(id, uint32(8*i)))
-			}
-			if row.Words != [len(row.Words)]uint64{} {
-				out = append(out, row)
-			}
-		}
-	}
-	return out
 }

@@ -1,0 +1,259 @@
+package bpf
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"os"
+	"reflect"
+	"testing"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/sallyport-dev/sallyport/datapath"
+)
+
+// TestTwins compares each Go struct with its twin in C, field by field.
+func TestTwins(t *testing.T) {
+	spec, err := loadObject()
+	if err != nil {
+		t.Fatal(err)
+	}
+	twins := map[string]any{
+		"versioned": datapath.Versioned{}, "address": datapath.Address{}, "prefix": datapath.Prefix{},
+		"subject": datapath.Subject{}, "gate": datapath.Gate{}, "range": datapath.Range{},
+		"address_key": addressKey{}, "prefix_key": prefixKey{}, "event": Event{},
+	}
+	for name, twin := range twins {
+		var c *btf.Struct
+		if err := spec.Types.TypeByName(name, &c); err != nil {
+			t.Errorf("struct %s: %v", name, err)
+			continue
+		}
+		compareTwins(t, name, c, reflect.TypeOf(twin))
+	}
+}
+
+func compareTwins(t *testing.T, name string, c *btf.Struct, g reflect.Type) {
+	if uintptr(c.Size) != g.Size() {
+		t.Errorf("struct %s: %d bytes in C, %d in Go", name, c.Size, g.Size())
+	}
+	if len(c.Members) != g.NumField() {
+		t.Fatalf("struct %s: %d fields in C, %d in Go", name, len(c.Members), g.NumField())
+	}
+	for i, m := range c.Members {
+		f := g.Field(i)
+		size, err := btf.Sizeof(m.Type)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if uintptr(m.Offset.Bytes()) != f.Offset || uintptr(size) != f.Type.Size() {
+			t.Errorf("struct %s: %s at %d of %d bytes in C, %s at %d of %d bytes in Go",
+				name, m.Name, m.Offset.Bytes(), size, f.Name, f.Offset, f.Type.Size())
+		}
+	}
+}
+
+func TestReasonsMatchC(t *testing.T) {
+	spec, err := loadObject()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := spec.Maps["stats"].MaxEntries; got != uint32(reasons) {
+		t.Errorf("%d reasons in C, %d in Go", got, reasons)
+	}
+	if offset := unsafe.Offsetof(Event{}.Reason); offset != 82 {
+		t.Errorf("reason of an event at %d", offset)
+	}
+}
+
+// TestUndo sees a transaction that fails midway leave everything as it was.
+func TestUndo(t *testing.T) {
+	ns := newNS(t)
+	p := loadIn(t, ns)
+	apply(t, p, append(roots(), datapath.SetAddress{Addr: addr("10.0.0.1"), Address: datapath.Address{Identity: fixed(podA)}})...)
+	before, err := dump(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx := datapath.Tx(gateOf(3, podA, podB))
+	tx = append(tx,
+		datapath.SetSubject{ID: 7, Subject: datapath.Subject{Egress: fixed(3)}},
+		datapath.SetDevice{Ifindex: 5, Subject: 7},
+		datapath.DeleteAddress{Addr: addr("10.0.0.1")},
+		datapath.SetPrefix{Prefix: netip.MustParsePrefix("10.0.0.0/8"), Entry: datapath.Prefix{Identity: fixed(9)}},
+		datapath.DeletePrefix{Prefix: netip.MustParsePrefix("::/0")},
+	)
+	for i := range p.objects.Addresses.MaxEntries() + 1 { // one too many
+		a := netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)})
+		tx = append(tx, datapath.SetAddress{Addr: a, Address: datapath.Address{Identity: fixed(1)}})
+	}
+	if err := p.Apply(append(tx, datapath.Publish{Revision: 2})); err == nil {
+		t.Fatal("a full map was not reported")
+	}
+	after, err := dump(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(before, after) {
+		t.Error("the failed transaction left something behind")
+	}
+}
+
+func TestInvalidTx(t *testing.T) {
+	p := loadIn(t, newNS(t))
+	publish := datapath.Publish{Revision: 1}
+	for name, tx := range map[string]datapath.Tx{
+		"no publish": {datapath.SetDevice{Ifindex: 1, Subject: 1}},
+		"two":        {publish, publish},
+		"gate":       {datapath.SetGate{ID: p.gates.length}, publish},
+		"range":      {datapath.SetRange{Index: p.ranges.length}, publish},
+		"subject":    {datapath.SetSubject{ID: p.subjects.length}, publish},
+		"row":        {datapath.SetRow{Row: p.chunk.MaxEntries}, publish},
+		"chunk":      {datapath.SetRow{Chunk: uint32(len(p.chunks))}, publish},
+	} {
+		if err := p.Apply(tx); !errors.Is(err, ErrInvalidTx) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if p.Revision() != 0 {
+		t.Errorf("revision %d was published", p.Revision())
+	}
+}
+
+// TestReopen loads again over the pins, as after SIGKILL or for an upgrade,
+// and counts descriptors and links.
+func TestReopen(t *testing.T) {
+	ns := newNS(t)
+	p := loadIn(t, ns)
+	apply(t, p, append(roots(), gateOf(1500, podA, podB)...)...)
+	apply(t, p, datapath.SetRow{Row: 5, Chunk: 3, Words: [16]uint64{15: 1 << 63}})
+	want, err := dump(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pin, fds := p.pin, countFDs(t)
+	for range 5 {
+		if err := p.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if p, err = Load(Options{Pin: pin, NetNS: ns}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer p.Close()
+	got, err := dump(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Error("the maps do not hold what they held")
+	}
+	if n := countFDs(t); n != fds {
+		t.Errorf("%d descriptors, after reopening %d", fds, n)
+	}
+	if folders, err := linkFolders(pin); err != nil || len(folders) != 1 {
+		t.Errorf("link folders %v, %v", folders, err)
+	}
+	if err := p.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(pin); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("pins are left: %v", err)
+	}
+}
+
+// contents is everything that the maps hold.
+type contents struct {
+	snapshot                *datapath.Snapshot
+	subjects, gates, ranges []byte
+	rows                    map[int][]byte
+}
+
+func dump(p *Program) (*contents, error) {
+	s, err := p.Snapshot()
+	c := &contents{s, bytes.Clone(p.subjects.memory), bytes.Clone(p.gates.memory), bytes.Clone(p.ranges.memory), map[int][]byte{}}
+	for i, chunk := range p.chunks {
+		if chunk != nil && chunk.used() > 0 {
+			c.rows[i] = bytes.Clone(chunk.memory)
+		}
+	}
+	return c, err
+}
+
+func countFDs(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// run runs raw packets through the program, unattached, at LOCAL_OUT.
+func run(t *testing.T, p *Program, packet []byte) bool {
+	t.Helper()
+	verdict, err := p.objects.Sallyport.Run(&ebpf.RunOptions{Data: packet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return verdict == 1
+}
+
+func packet4(src, dst string, protocol byte, fragment uint16, port uint16) []byte {
+	b := make([]byte, 40)
+	b[0], b[8], b[9] = 0x45, 64, protocol
+	binary.BigEndian.PutUint16(b[2:], 40)
+	binary.BigEndian.PutUint16(b[6:], fragment)
+	copy(b[12:], addr(src).AsSlice())
+	copy(b[16:], addr(dst).AsSlice())
+	binary.BigEndian.PutUint16(b[20:], 40000)
+	binary.BigEndian.PutUint16(b[22:], port)
+	return b
+}
+
+// TestRun judges packets that no conntrack saw: at LOCAL_OUT these pass to
+// anybody but a pod.
+func TestRun(t *testing.T) {
+	p := loadIn(t, newNS(t))
+	apply(t, p, append(roots(),
+		datapath.SetAddress{Addr: addr("10.0.0.1"), Address: datapath.Address{Identity: fixed(podA), Subject: subjectA, Ifindex: 9}})...)
+	for _, c := range []struct {
+		name   string
+		packet []byte
+		want   Reason
+	}{
+		{"to the world", packet4("192.0.2.1", "192.0.2.2", 6, 0, 80), Unjudged},
+		{"untracked to a pod", packet4("192.0.2.1", "10.0.0.1", 6, 0, 80), Invalid},
+		{"fragment", packet4("192.0.2.1", "192.0.2.2", 17, 3, 80), Fragment},
+		{"first fragment", packet4("192.0.2.1", "192.0.2.2", 17, 0x2000, 80), Unjudged},
+		{"short header", append([]byte{0x44}, packet4("192.0.2.1", "192.0.2.2", 6, 0, 80)[1:]...), Malformed},
+		{"IGMP to a group", packet4("192.0.2.1", "224.0.0.22", 2, 0, 0), Unjudged},
+		{"IGMP to a pod", packet4("192.0.2.1", "10.0.0.1", 2, 0, 0), Invalid},
+	} {
+		before, _ := p.Stats()
+		passed := run(t, p, c.packet)
+		after, err := p.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if passed != c.want.Passed() || after[c.want] != before[c.want]+1 {
+			t.Errorf("%s: passed %v, want %s; counters %v -> %v", c.name, passed, c.want, before, after)
+		}
+	}
+}
+
+func TestProbe(t *testing.T) {
+	needRoot(t)
+	for _, c := range Probe() {
+		if c.Detail == "" || c.OK == (c.Remedy != "") {
+			t.Errorf("check %+v", c)
+		}
+		if !c.OK {
+			t.Errorf("%s: %s", c.Name, c.Detail)
+		}
+	}
+}
