@@ -1,0 +1,118 @@
+package datapath
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Limits are the sizes of the kernel's tables, in entries. Columns is the
+// number of identities that rows have bits for; History the number of
+// revisions whose slots can still be attributed.
+type Limits struct {
+	Subjects, Gates, Ranges, Rows, Columns uint32
+	Addresses, Prefixes, Devices           uint32
+	History                                uint32
+}
+
+// DefaultLimits are the sizes that the BPF program's maps are made with.
+func DefaultLimits() Limits {
+	return Limits{
+		Subjects: 4096, Gates: 16384, Ranges: 262144, Rows: 16384, Columns: 65536,
+		Addresses: 131072, Prefixes: 131072, Devices: 4096, History: 64,
+	}
+}
+
+// FullError says which table a plan does not fit into. Nothing of the plan is
+// written: what was published holds.
+type FullError struct {
+	Table string
+	Size  uint32 // in entries
+}
+
+func (e *FullError) Error() string {
+	return fmt.Sprintf("cannot plan the change: table %s is full (%d entries)", e.Table, e.Size)
+}
+
+// span is a run of neighbouring slots.
+type span struct{ first, count uint32 }
+
+// slots hands out runs of slots of one table. A run that is put back rests
+// until the grace period has passed; take prefers runs that have rested.
+type slots struct {
+	table   string
+	size    uint32
+	next    uint32 // never used before
+	free    []span // sorted, not adjacent
+	resting []span
+}
+
+// take finds a run. early is set if the run has not rested: the grace period
+// must pass before it is written to.
+func (s *slots) take(count uint32) (first uint32, early bool, err error) {
+	if first, ok := takeFrom(&s.free, count); ok {
+		return first, false, nil
+	}
+	if s.size-s.next >= count {
+		first = s.next
+		s.next += count
+		return first, false, nil
+	}
+	s.rest()
+	if first, ok := takeFrom(&s.free, count); ok {
+		return first, true, nil
+	}
+	return 0, false, &FullError{s.table, s.size}
+}
+
+func takeFrom(spans *[]span, count uint32) (uint32, bool) {
+	i := slices.IndexFunc(*spans, func(f span) bool { return f.count >= count })
+	if i < 0 {
+		return 0, false
+	}
+	f := &(*spans)[i]
+	first := f.first
+	f.first += count
+	f.count -= count
+	if f.count == 0 {
+		*spans = slices.Delete(*spans, i, i+1)
+	}
+	return first, true
+}
+
+// put gives a run back that packets may still see.
+func (s *slots) put(first, count uint32) { s.resting = append(s.resting, span{first, count}) }
+
+// undo gives a run back that no packet has seen.
+func (s *slots) undo(first, count uint32) {
+	i, _ := slices.BinarySearchFunc(s.free, first, func(f span, first uint32) int { return int(int64(f.first) - int64(first)) })
+	s.free = slices.Insert(s.free, i, span{first, count})
+	if i+1 < len(s.free) && first+count == s.free[i+1].first {
+		s.free[i].count += s.free[i+1].count
+		s.free = slices.Delete(s.free, i+1, i+2)
+	}
+	if i > 0 && s.free[i-1].first+s.free[i-1].count == first {
+		s.free[i-1].count += s.free[i].count
+		s.free = slices.Delete(s.free, i, i+1)
+	}
+}
+
+// rest frees the runs that were put back: the grace period has passed, or will
+// have before the next write.
+func (s *slots) rest() {
+	for _, r := range s.resting {
+		s.undo(r.first, r.count)
+	}
+	s.resting = s.resting[:0]
+}
+
+// used is the number of slots that are neither free nor resting nor fresh.
+func (s *slots) used() uint32 {
+	n := s.next
+	for _, f := range s.free {
+		n -= f.count
+	}
+	for _, f := range s.resting {
+		n -= f.count
+	}
+	return n
+}
