@@ -1,0 +1,298 @@
+// Package networkpolicy decodes networking.k8s.io/v1 NetworkPolicy as strictly
+// as the API server validates it.
+//
+// A policy with an error still isolates the pods that it selects as far as
+// that can be read, and the part that is wrong allows nothing: the closed
+// side, beside the Problem that says so. The package is pure; its tests are
+// tables of manifests.
+package networkpolicy
+
+import (
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/sallyport-dev/sallyport/dialect/field"
+	"github.com/sallyport-dev/sallyport/model"
+)
+
+// APIVersion and Kind are what the package decodes.
+const (
+	APIVersion = "networking.k8s.io/v1"
+	Kind       = "NetworkPolicy"
+)
+
+// Decode turns a NetworkPolicy into the model's policy.
+func Decode(o field.Object) ([]*model.Policy, []model.Problem) {
+	problems := &field.Problems{}
+	root := field.Open(o, problems)
+	decodeMetadata(root, o.Source)
+	root.Field("apiVersion")
+	root.Field("kind")
+	root.Field("status")
+	spec := root.Field("spec")
+	root.Done()
+	d := decoder{namespace: o.Source.Namespace}
+	p := &model.Policy{
+		Source: o.Source, Family: model.FamilyKubernetes, Tier: model.TierDefault, Order: model.KubernetesOrder,
+		Subject: model.EndpointSelector{Namespace: o.Source.Namespace},
+	}
+	p.Source.Field = ""
+	if !spec.Present() {
+		// The API server fills in an empty spec: every pod of the namespace, ingress.
+		p.Ingress = &model.Section{DefaultDeny: true}
+		return []*model.Policy{p}, problems.List
+	}
+	if !spec.Mapping() {
+		return nil, problems.List
+	}
+	pods, ok := field.Selector(spec.Field("podSelector"))
+	p.Subject.Pods = pods
+	if !ok {
+		// Whom it selects cannot be read: every pod of the namespace is closed.
+		p.Subject.Pods = model.Selector{}
+		d.broken = true
+	}
+	ingress := d.rules(spec.Field("ingress"), "from")
+	egress := d.rules(spec.Field("egress"), "to")
+	inward, outward := policyTypes(spec, len(egress) > 0)
+	if inward {
+		p.Ingress = &model.Section{DefaultDeny: true, Rules: ingress}
+	}
+	if outward {
+		p.Egress = &model.Section{DefaultDeny: true, Rules: egress}
+	}
+	spec.Done()
+	return []*model.Policy{p}, problems.List
+}
+
+func decodeMetadata(root field.Cursor, s model.Source) {
+	labels, _ := field.Metadata(root)
+	meta := root.Field("metadata")
+	if !field.ValidName(s.Name) {
+		meta.Field("name").Error("\""+s.Name+"\" is no valid name", "lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit, at most 253")
+	}
+	for k, v := range labels {
+		if !field.ValidLabelKey(k) || !field.ValidLabelValue(v) {
+			meta.Field("labels").Error("label "+k+"="+v+" cannot exist", "see the rules for label keys and values")
+		}
+	}
+}
+
+// policyTypes applies the API server's default: Ingress, and Egress if there
+// is an egress rule.
+func policyTypes(spec field.Cursor, hasEgress bool) (ingress, egress bool) {
+	types := spec.Field("policyTypes")
+	items := types.Items()
+	if len(items) == 0 {
+		return true, hasEgress
+	}
+	if len(items) > 2 {
+		types.Error("may hold at most two items", "Ingress and Egress, each once")
+	}
+	for _, t := range items {
+		switch t.String() {
+		case "Ingress":
+			ingress = true
+		case "Egress":
+			egress = true
+		default:
+			t.Error("unknown policy type \""+t.Value()+"\"", "one of Ingress, Egress (capitalised)")
+			ingress, egress = true, true
+		}
+	}
+	return ingress, egress
+}
+
+type decoder struct {
+	namespace string
+	broken    bool // the subject cannot be read: no rule allows anything
+}
+
+func (d *decoder) rules(list field.Cursor, peers string) []model.Rule {
+	var out []model.Rule
+	for _, c := range list.Items() {
+		r := d.rule(c, peers)
+		if d.broken {
+			r = model.Rule{Action: model.Allow, Source: r.Source}
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func (d *decoder) rule(c field.Cursor, peersField string) model.Rule {
+	r := model.Rule{Action: model.Allow, Source: c.Source()}
+	if c.Present() && !c.Mapping() {
+		return r
+	}
+	peers := c.Field(peersField)
+	ports := c.Field("ports")
+	c.Done()
+	items := peers.Items()
+	r.AnyPeer = len(items) == 0 && (!peers.Present() || peers.IsList())
+	for _, i := range items {
+		if p, ok := d.peer(i); ok {
+			r.Peers = append(r.Peers, p)
+		}
+	}
+	items = ports.Items()
+	r.AnyPort = len(items) == 0 && (!ports.Present() || ports.IsList())
+	for _, i := range items {
+		if p, ok := port(i); ok {
+			r.Ports = append(r.Ports, p)
+		}
+	}
+	return r
+}
+
+func (d *decoder) peer(c field.Cursor) (model.Peer, bool) {
+	out := model.Peer{Source: c.Source()}
+	if c.Present() && !c.Mapping() {
+		return out, false
+	}
+	pods, namespaces, block := c.Field("podSelector"), c.Field("namespaceSelector"), c.Field("ipBlock")
+	c.Done()
+	switch {
+	case block.Present() && (pods.Present() || namespaces.Present()):
+		c.Error("ipBlock may not stand beside podSelector or namespaceSelector in one peer", "write two items of the list: each is an alternative")
+		return out, false
+	case block.Present():
+		b, ok := ipBlock(block)
+		out.Block = &b
+		return out, ok
+	case !pods.Present() && !namespaces.Present():
+		c.Error("a peer must have one of podSelector, namespaceSelector, ipBlock", "to mean everybody leave the whole list out; to mean every pod write namespaceSelector: {}")
+		return out, false
+	}
+	s := &model.EndpointSelector{Namespace: d.namespace}
+	podLabels, ok := field.Selector(pods)
+	s.Pods = podLabels
+	if namespaces.Present() {
+		namespaceLabels, good := field.Selector(namespaces)
+		ok = ok && good
+		s.Namespace, s.Namespaces = "", namespaceLabels
+	}
+	out.Pods = s
+	return out, ok
+}
+
+func ipBlock(c field.Cursor) (model.IPBlock, bool) {
+	var out model.IPBlock
+	if !c.Mapping() {
+		return out, false
+	}
+	cidr, except := c.Field("cidr"), c.Field("except")
+	c.Done()
+	p, ok := prefix(cidr)
+	out.CIDR = p
+	for _, e := range except.Items() {
+		x, good := prefix(e)
+		switch {
+		case !good:
+			ok = false
+		case !out.CIDR.IsValid():
+		case x.Bits() <= p.Bits() || !p.Contains(x.Addr()):
+			e.Error(e.Value()+" is not a proper part of "+cidr.Value(), "an exception must lie strictly inside the block's cidr")
+			ok = false
+		default:
+			out.Except = append(out.Except, x)
+		}
+	}
+	return out, ok
+}
+
+// prefix reads a CIDR as the API server does: no leading zeros, no IPv4-mapped
+// address; host bits are allowed and mean nothing.
+func prefix(c field.Cursor) (netip.Prefix, bool) {
+	s := c.String()
+	if s == "" {
+		if c.Value() == "" {
+			c.Error("is missing", "a CIDR such as 10.0.0.0/8 or 2001:db8::/32")
+		}
+		return netip.Prefix{}, false
+	}
+	p, err := netip.ParsePrefix(s)
+	switch {
+	case err != nil && !strings.Contains(s, "/"):
+		c.Error("\""+s+"\" is no CIDR", "write "+s+"/32 for one IPv4 address, /128 for one IPv6 address")
+	case err != nil:
+		c.Error("\""+s+"\" is no CIDR", "such as 10.0.0.0/8 or 2001:db8::/32, without leading zeros")
+	case p.Addr().Is4In6():
+		c.Error("\""+s+"\" is an IPv4-mapped IPv6 address", "write the IPv4 CIDR")
+	case p.Masked() != p:
+		c.Report(model.Warning, s+" has bits beyond its prefix; "+p.Masked().String()+" is meant", "write "+p.Masked().String())
+		return p.Masked(), true
+	default:
+		return p, true
+	}
+	return netip.Prefix{}, false
+}
+
+var portName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
+
+func validPortName(n string) bool {
+	return len(n) <= 15 && portName.MatchString(n) && !strings.Contains(n, "--") && strings.ContainsAny(n, "abcdefghijklmnopqrstuvwxyz")
+}
+
+func port(c field.Cursor) (model.Port, bool) {
+	out := model.Port{Protocol: model.TCP, Last: 65535, Source: c.Source()}
+	if c.Present() && !c.Mapping() {
+		return out, false
+	}
+	number, end, protocol := c.Field("port"), c.Field("endPort"), c.Field("protocol")
+	c.Done()
+	ok := true
+	if protocol.Present() {
+		switch protocol.String() {
+		case "TCP":
+		case "UDP":
+			out.Protocol = model.UDP
+		case "SCTP":
+			out.Protocol = model.SCTP
+		default:
+			protocol.Error("unknown protocol \""+protocol.Value()+"\"", "one of TCP, UDP, SCTP, in capitals")
+			ok = false
+		}
+	}
+	switch {
+	case number.IsInt():
+		n, good := number.Int(1, 65535)
+		out.First, out.Last = uint16(n), uint16(n)
+		ok = ok && good
+	case number.Present():
+		out.Name = number.String()
+		if !validPortName(out.Name) {
+			hint := "at most 15 lower-case letters, digits and single '-', at least one letter"
+			if _, err := strconv.Atoi(out.Name); err == nil {
+				hint = "a number in quotes is a name; write it without quotes"
+			}
+			number.Error("\""+out.Name+"\" is no valid port name", hint)
+			ok = false
+		}
+	}
+	return out, endPort(end, number, &out) && ok
+}
+
+func endPort(end, number field.Cursor, out *model.Port) bool {
+	if !end.Present() {
+		return true
+	}
+	n, ok := end.Int(1, 65535)
+	switch {
+	case !ok:
+		return false
+	case !number.Present():
+		end.Error("may not stand without port", "write the first port of the range as port")
+		return false
+	case !number.IsInt():
+		end.Error("may not stand beside a named port", "write the port as a number")
+		return false
+	case n < int(out.First):
+		end.Error("must not be below port "+number.Value(), "the range is port to endPort, inclusive")
+		return false
+	}
+	out.Last = uint16(n)
+	return true
+}

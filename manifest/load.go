@@ -1,0 +1,216 @@
+// Package manifest turns files into a model.Cluster: YAML and JSON, one or many
+// documents, folders, Lists, standard input. Policies are decoded by package
+// dialect; workload templates become the pods that their controllers would
+// make; pods, nodes and Services without addresses get them by a fixed rule,
+// so that every reader of the same files gives the same answers.
+//
+// It owns what it returns until it returns it; there is no concurrency. Tests
+// are manifests and the clusters and problems that they make.
+package manifest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/sallyport-dev/sallyport/dialect"
+	"github.com/sallyport-dev/sallyport/dialect/field"
+	"github.com/sallyport-dev/sallyport/model"
+)
+
+// Options say how addresses and pods without any are filled in.
+type Options struct {
+	Nodes     int            // nodes to make up where the input has no Node; 0 is 1
+	DualStack bool           // also give IPv6 addresses
+	PodRanges []netip.Prefix // default 10.244.0.0/14 and, with DualStack, fd00:10:244::/48
+}
+
+// Result is what the input says.
+type Result struct {
+	Cluster  *model.Cluster
+	Tests    []field.Object // PolicyTest objects, for package policytest
+	Problems []model.Problem
+}
+
+// Stdin is the path that means standard input.
+const Stdin = "-"
+
+// Load reads the paths: files, folders (recursively; .yaml, .yml and .json,
+// hidden ones left out) and "-". The error is about reading; what is wrong in
+// the objects is in the Result's Problems.
+func Load(paths []string, stdin io.Reader, opts Options) (*Result, error) {
+	l := newLoader(opts)
+	for _, p := range paths {
+		if err := l.path(p, stdin); err != nil {
+			return nil, err
+		}
+	}
+	return l.finish(), nil
+}
+
+// Parse reads documents that are in memory, under the name given.
+func Parse(files map[string][]byte, order []string, opts Options) *Result {
+	l := newLoader(opts)
+	for _, name := range order {
+		l.documents(name, bytes.NewReader(files[name]))
+	}
+	return l.finish()
+}
+
+func (l *loader) path(path string, stdin io.Reader) error {
+	if path == Stdin {
+		l.documents(Stdin, stdin)
+		return nil
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	if !info.IsDir() {
+		return l.file(path)
+	}
+	return filepath.WalkDir(path, func(p string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return fmt.Errorf("cannot read %s: %w", p, err)
+		}
+		if p != path && strings.HasPrefix(e.Name(), ".") {
+			if e.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		switch filepath.Ext(p) {
+		case ".yaml", ".yml", ".json":
+			if !e.IsDir() {
+				return l.file(p)
+			}
+		}
+		return nil
+	})
+}
+
+func (l *loader) file(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	defer f.Close()
+	l.documents(path, f)
+	return nil
+}
+
+// documents reads every document of a stream. A document that cannot be
+// parsed ends the stream: where the next one begins cannot be known.
+func (l *loader) documents(name string, r io.Reader) {
+	d := yaml.NewDecoder(r)
+	for {
+		var n yaml.Node
+		err := d.Decode(&n)
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			l.problem(model.Error, model.Source{File: name, Line: lineOf(err)}, "cannot be parsed: "+strings.TrimPrefix(err.Error(), "yaml: "),
+				"nothing after this place in the file was read")
+			return
+		}
+		if n.Kind == yaml.DocumentNode && len(n.Content) == 1 {
+			l.document(name, n.Content[0])
+		}
+	}
+}
+
+func lineOf(err error) int {
+	var line int
+	if _, scanErr := fmt.Sscanf(strings.TrimPrefix(err.Error(), "yaml: "), "line %d:", &line); scanErr != nil {
+		return 0
+	}
+	return line
+}
+
+func (l *loader) document(file string, n *yaml.Node) {
+	if n.Tag == "!!null" {
+		return
+	}
+	source := model.Source{File: file, Line: n.Line, Column: n.Column}
+	if n.Kind != yaml.MappingNode {
+		l.problem(model.Error, source, "is no Kubernetes object", "an object begins with apiVersion and kind")
+		return
+	}
+	scratch := &field.Problems{}
+	root := field.Open(field.Object{Source: source, Root: n}, scratch)
+	source.APIVersion, source.Kind = root.Field("apiVersion").Value(), root.Field("kind").Value()
+	if source.Kind == "" || source.APIVersion == "" {
+		l.problem(model.Error, source, "has no apiVersion or kind", "an object begins with apiVersion and kind")
+		return
+	}
+	if strings.HasSuffix(source.Kind, "List") && root.Field("items").IsList() {
+		root.Field("items").EachNode(func(item *yaml.Node) { l.document(file, item) })
+		return
+	}
+	meta := root.Field("metadata")
+	source.Name, source.Namespace = meta.Field("name").Value(), meta.Field("namespace").Value()
+	l.object(field.Object{Source: source, Root: n})
+}
+
+// namespaced says whether objects of the kind live in a namespace.
+func namespaced(kind string) bool {
+	switch kind {
+	case "Namespace", "Node", "ClusterNetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "GlobalNetworkPolicy", "CiliumClusterwideNetworkPolicy":
+		return false
+	}
+	return true
+}
+
+func (l *loader) object(o field.Object) {
+	if o.Source.Namespace == "" && namespaced(o.Source.Kind) {
+		o.Source.Namespace = "default"
+	}
+	if o.Source.APIVersion == "sallyport.dev/v1alpha1" && o.Source.Kind == "PolicyTest" {
+		l.tests = append(l.tests, o)
+		return
+	}
+	if l.seen(o.Source) {
+		return
+	}
+	if dialect.IsPolicy(o.Source) {
+		policies, problems := dialect.Decode(o)
+		l.policies = append(l.policies, policies...)
+		l.problems = append(l.problems, problems...)
+		if o.Source.Namespace != "" {
+			l.useNamespace(o.Source.Namespace)
+		}
+		return
+	}
+	group, _, _ := strings.Cut(o.Source.APIVersion, "/")
+	if decode, ok := kinds[kind{group, o.Source.Kind}]; ok {
+		p := &field.Problems{}
+		decode(l, o.Source, field.Open(o, p))
+		l.problems = append(l.problems, p.List...)
+	}
+}
+
+// seen reports an object that was written before and says so.
+func (l *loader) seen(s model.Source) bool {
+	group, _, _ := strings.Cut(s.APIVersion, "/")
+	key := group + "/" + s.Kind + "/" + s.Namespace + "/" + s.Name
+	first, ok := l.objects[key]
+	if ok && s.Name != "" {
+		l.problem(model.Error, s, "is written twice; the first is at "+first.Place(), "remove or rename one of them; this one was left out")
+		return true
+	}
+	l.objects[key] = s
+	return false
+}
+
+func (l *loader) problem(severity model.Severity, s model.Source, message, hint string) {
+	l.problems = append(l.problems, model.Problem{Severity: severity, Source: s, Message: message, Hint: hint})
+}
