@@ -1,0 +1,513 @@
+package datapath
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/sallyport-dev/sallyport/engine"
+	"github.com/sallyport-dev/sallyport/flow"
+	"github.com/sallyport-dev/sallyport/model"
+)
+
+var podRange = netip.MustParsePrefix("10.0.0.0/16")
+
+// world is a random cluster, a Matrix of it, and a kernel that follows it.
+type world struct {
+	*Publisher
+	fake      *Fake
+	random    *rand.Rand
+	matrix    *engine.Matrix
+	placement Placement
+	pods      map[string]*model.Endpoint
+	serial    int
+}
+
+func newWorld(seed uint64) *world {
+	w := &world{fake: &Fake{}, random: rand.New(rand.NewPCG(seed, 1)), pods: map[string]*model.Endpoint{}}
+	w.matrix = engine.Compile(&model.Cluster{
+		PodRanges:  []netip.Prefix{podRange},
+		Namespaces: []model.Namespace{{Name: "n", Labels: map[string]string{model.MetadataName: "n"}}},
+	})
+	w.placement = Placement{Local: map[string]uint32{}, Node: []netip.Addr{netip.MustParseAddr("10.9.0.1")}}
+	w.Publisher = &Publisher{Planner: NewPlanner(DefaultLimits(), nil), Kernel: w.fake}
+	return w
+}
+
+func (w *world) publish(d engine.Delta) error { return w.Publish(w.matrix, d, w.placement) }
+
+func (w *world) addr() netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + w.random.IntN(24))})
+}
+
+func (w *world) labels() map[string]string {
+	return map[string]string{"a": fmt.Sprint(w.random.IntN(4)), "b": fmt.Sprint(w.random.IntN(3))}
+}
+
+func (w *world) selector() model.EndpointSelector {
+	key, n := "a", 4
+	if w.random.IntN(2) == 0 {
+		key, n = "b", 3
+	}
+	return model.EndpointSelector{Namespace: "n", Pods: model.MatchLabels(map[string]string{key: fmt.Sprint(w.random.IntN(n))})}
+}
+
+func (w *world) section() *model.Section {
+	s := &model.Section{DefaultDeny: true}
+	for range w.random.IntN(3) {
+		sel := w.selector()
+		r := model.Rule{Peers: []model.Peer{{Pods: &sel}}, AnyPort: w.random.IntN(2) == 0}
+		if w.random.IntN(3) == 0 {
+			a := netip.AddrFrom4([4]byte{192, 0, 2, byte(w.random.IntN(4) * 64)})
+			r.Peers = []model.Peer{{Block: &model.IPBlock{CIDR: netip.PrefixFrom(a, 24+w.random.IntN(3)).Masked()}}}
+		}
+		if !r.AnyPort {
+			p := uint16(80 + w.random.IntN(3))
+			r.Ports = []model.Port{{Protocol: model.TCP, First: p, Last: p + uint16(w.random.IntN(2))}}
+		}
+		s.Rules = append(s.Rules, r)
+	}
+	return s
+}
+
+func (w *world) policy(name string) *model.Policy {
+	p := &model.Policy{
+		Source: model.Source{APIVersion: "networking.k8s.io/v1", Kind: "NetworkPolicy", Namespace: "n", Name: name},
+		Tier:   model.TierDefault, Order: model.KubernetesOrder, Subject: w.selector(),
+	}
+	if w.random.IntN(2) == 0 {
+		p.Ingress = w.section()
+	}
+	if p.Ingress == nil || w.random.IntN(2) == 0 {
+		p.Egress = w.section()
+	}
+	return p
+}
+
+// change makes one random change of pods or policies.
+func (w *world) change() engine.Delta {
+	var ch engine.Change
+	name := fmt.Sprint("x", w.random.IntN(12))
+	switch w.random.IntN(6) {
+	case 0:
+		p := w.policy(name)
+		ch.DeletedPolicies = []string{engine.PolicyKey(p)}
+	case 1, 2:
+		ch.Policies = []*model.Policy{w.policy(name)}
+	case 3:
+		w.remove(&ch, "n/"+name)
+	default:
+		w.add(&ch, name)
+	}
+	return w.matrix.Apply(ch)
+}
+
+func (w *world) remove(ch *engine.Change, key string) {
+	if w.pods[key] == nil {
+		return
+	}
+	delete(w.pods, key)
+	w.place(key, 0)
+	ch.DeletedEndpoints = append(ch.DeletedEndpoints, key)
+}
+
+// add makes a pod with an address that may just have been another's.
+func (w *world) add(ch *engine.Change, name string) {
+	e := &model.Endpoint{Namespace: "n", Name: name, Labels: w.labels(), IPs: []netip.Addr{w.addr()}}
+	for key, o := range w.pods {
+		if key != e.Key() && o.IPs[0] == e.IPs[0] {
+			w.remove(ch, key)
+		}
+	}
+	old := w.pods[e.Key()]
+	w.pods[e.Key()] = e
+	ch.Endpoints = append(ch.Endpoints, e)
+	if old == nil && w.random.IntN(3) > 0 {
+		w.serial++
+		w.place(e.Key(), uint32(10+w.serial))
+	}
+}
+
+func (w *world) place(key string, ifindex uint32) {
+	local := make(map[string]uint32, len(w.placement.Local))
+	for k, v := range w.placement.Local {
+		local[k] = v
+	}
+	delete(local, key)
+	if ifindex != 0 {
+		local[key] = ifindex
+	}
+	w.placement.Local = local
+}
+
+// packets are random new connections that FORWARD sees, by the device that the
+// source has in the present placement.
+func (w *world) packets(n int) []Packet {
+	out := make([]Packet, n)
+	for i := range out {
+		p := Packet{Hook: flow.Forward, HasCT: true, CTInfo: CTNew, In: 2}
+		p.Src, p.Dst = w.end(), w.end()
+		p.Proto, p.SrcPort, p.DstPort = model.TCP, 40000, uint16(79+w.random.IntN(6))
+		if e := w.matrix.EndpointAt(p.Src); e != nil {
+			p.In = max(w.placement.Local[e.Key()], 2)
+		}
+		out[i] = p
+	}
+	return out
+}
+
+func (w *world) end() netip.Addr {
+	if w.random.IntN(4) == 0 {
+		return netip.AddrFrom4([4]byte{192, 0, byte(2 + w.random.IntN(2)), byte(w.random.IntN(256))})
+	}
+	return w.addr()
+}
+
+// accepts is the Matrix's own word, by looking the doors up naively.
+func (w *world) accepts(p Packet) bool {
+	src, dst := w.matrix.EndpointAt(p.Src), w.matrix.EndpointAt(p.Dst)
+	from, to := w.matrix.AddressIdentity(p.Src), w.matrix.AddressIdentity(p.Dst)
+	if from == 0 || to == 0 || w.spoofs(src, p.In) {
+		return false
+	}
+	if src != nil && src == dst {
+		return true
+	}
+	key := model.PortKeyOf(p.Proto, p.DstPort)
+	pass := func(e *model.Endpoint, d model.Direction, peer engine.Identity) bool {
+		if e == nil || w.placement.Local[e.Key()] == 0 {
+			return true
+		}
+		g := w.matrix.Gate(e.Key(), d)
+		return g == nil || g.At(key).Allow.Has(peer)
+	}
+	return pass(src, model.Egress, to) && pass(dst, model.Ingress, from)
+}
+
+func (w *world) spoofs(src *model.Endpoint, in uint32) bool {
+	if src != nil && w.placement.Local[src.Key()] != 0 {
+		return w.placement.Local[src.Key()] != in
+	}
+	for _, ifindex := range w.placement.Local {
+		if ifindex == in {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *world) check(t *testing.T, packets []Packet) {
+	t.Helper()
+	for _, p := range packets {
+		if got, want := w.fake.Judge(p), w.accepts(p); got.Accept != want {
+			t.Fatalf("%v from device %d: kernel says %v (%+v), matrix says %v", p.Tuple, p.In, got.Accept, got, want)
+		}
+	}
+}
+
+func TestVerdictsFollowTheMatrix(t *testing.T) {
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := newWorld(seed)
+			passed := 0
+			for range 150 {
+				if err := w.publish(w.change()); err != nil {
+					t.Fatal(err)
+				}
+				packets := w.packets(60)
+				w.check(t, packets)
+				for _, p := range packets {
+					if w.fake.Judge(p).Accept {
+						passed++
+					}
+				}
+			}
+			if passed == 0 {
+				t.Fatal("no packet ever passed: nothing was tested")
+			}
+		})
+	}
+}
+
+func TestFailedWritesLeaveTheOldVerdicts(t *testing.T) {
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := newWorld(seed)
+			failures := 0
+			for range 150 {
+				packets := w.packets(40)
+				before := make([]bool, len(packets))
+				for i, p := range packets {
+					before[i] = w.fake.Judge(p).Accept
+				}
+				delta, revision := w.change(), w.fake.Revision
+				w.fake.FailAt = 1 + w.random.IntN(12)
+				err := w.publish(delta)
+				if err != nil && w.fake.Revision == revision {
+					failures++
+					for i, p := range packets {
+						if got := w.fake.Judge(p).Accept; got && !before[i] {
+							t.Fatalf("%v passes after a failed publication", p.Tuple)
+						}
+					}
+				}
+				w.fake.FailAt = 0
+				if w.random.IntN(2) == 0 {
+					continue // the next change meets what this one left
+				}
+				if err := w.publish(engine.Delta{}); err != nil {
+					t.Fatal(err)
+				}
+				w.check(t, w.packets(60))
+			}
+			if failures == 0 {
+				t.Fatal("no publication ever failed: nothing was tested")
+			}
+		})
+	}
+}
+
+func TestEveryStepIsOldOrNew(t *testing.T) {
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := newWorld(seed)
+			if err := w.publish(engine.Delta{}); err != nil {
+				t.Fatal(err)
+			}
+			for range 120 {
+				w.stepThrough(t)
+			}
+		})
+	}
+}
+
+func (w *world) stepThrough(t *testing.T) {
+	packets := w.packets(30)
+	before := make([]bool, len(packets))
+	for i, p := range packets {
+		before[i] = w.accepts(p)
+	}
+	delta := w.change()
+	after := make([]bool, len(packets))
+	for i, p := range packets {
+		after[i] = w.accepts(p)
+	}
+	old := w.fake.Revision
+	w.fake.Step = func(op Op) {
+		for i, p := range packets {
+			for _, r := range []Revision{old, w.fake.Revision} {
+				got := w.fake.JudgeAt(p, r).Accept
+				if got && !before[i] && !after[i] {
+					t.Fatalf("after %s: %v passes at revision %d, neither before nor after", describe(op), p.Tuple, r)
+				}
+				if !got && before[i] && after[i] && w.samePods(p) {
+					t.Fatalf("after %s: %v is dropped at revision %d, passes before and after", describe(op), p.Tuple, r)
+				}
+			}
+		}
+		if p, ok := op.(Publish); ok && p.Revision > old+1 {
+			old = p.Revision - 1
+		}
+	}
+	if err := w.publish(delta); err != nil {
+		t.Fatal(err)
+	}
+	w.fake.Step = nil
+	w.check(t, packets)
+}
+
+// samePods says that no end of the packet changed hands: those are closed for
+// one revision in between.
+func (w *world) samePods(p Packet) bool {
+	_, src := w.Planner.grace.addresses[p.Src]
+	_, dst := w.Planner.grace.addresses[p.Dst]
+	pending := w.Planner.pending
+	if pending == nil {
+		return !src && !dst
+	}
+	_, src = pending.handed[p.Src]
+	_, dst = pending.handed[p.Dst]
+	_, oweSrc := w.Planner.owed.addresses[p.Src]
+	_, oweDst := w.Planner.owed.addresses[p.Dst]
+	return !src && !dst && !oweSrc && !oweDst
+}
+
+func TestSlotsDoNotLeak(t *testing.T) {
+	w := newWorld(7)
+	for range 3000 {
+		if err := w.publish(w.change()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := w.Planner
+	if n := p.subjectSlots.used(); n != uint32(len(p.local))+1 {
+		t.Errorf("%d subject slots for %d pods", n-1, len(p.local))
+	}
+	if n := p.gateSlots.used(); n != uint32(len(p.gates))+2 {
+		t.Errorf("%d gate slots for %d gates", n-2, len(p.gates))
+	}
+	if n := p.rowSlots.used(); n != uint32(len(p.rows))+2 {
+		t.Errorf("%d row slots for %d rows", n-2, len(p.rows))
+	}
+	if p.rangeSlots.next > 1000 {
+		t.Errorf("%d range slots were touched", p.rangeSlots.next)
+	}
+	if len(w.fake.Addresses) != len(p.addresses) || len(p.addresses) > len(w.pods)+1 {
+		t.Errorf("kernel has %d addresses, mirror %d, cluster %d", len(w.fake.Addresses), len(p.addresses), len(w.pods)+1)
+	}
+}
+
+func TestWritesAreInProportion(t *testing.T) {
+	w := newWorld(3)
+	var ch engine.Change
+	for i := range 2000 {
+		a := netip.AddrFrom4([4]byte{10, 0, byte(1 + i/250), byte(1 + i%250)})
+		ch.Endpoints = append(ch.Endpoints, &model.Endpoint{Namespace: "n", Name: fmt.Sprint("p", i), Labels: map[string]string{"a": "0"}, IPs: []netip.Addr{a}})
+		if i < 100 {
+			w.place(fmt.Sprint("n/p", i), uint32(100+i))
+		}
+	}
+	ch.Policies = []*model.Policy{w.policy("x")}
+	if err := w.publish(w.matrix.Apply(ch)); err != nil {
+		t.Fatal(err)
+	}
+	before := w.fake.Applied
+	extra := &model.Endpoint{Namespace: "n", Name: "extra", Labels: map[string]string{"a": "0"}, IPs: []netip.Addr{netip.MustParseAddr("10.0.99.1")}}
+	if err := w.publish(w.matrix.Apply(engine.Change{Endpoints: []*model.Endpoint{extra}})); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.fake.Applied - before; n > 3 {
+		t.Errorf("a pod of a known workload took %d writes", n)
+	}
+	if before < 2000 {
+		t.Errorf("the first publication took only %d writes", before)
+	}
+}
+
+func TestRestartOnAPredecessorsTables(t *testing.T) {
+	for seed := range uint64(10) {
+		w := newWorld(seed)
+		for range 60 {
+			if err := w.publish(w.change()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		packets := w.packets(60)
+		w.Planner = NewPlanner(DefaultLimits(), w.fake.Snapshot())
+		w.fake.Step = func(op Op) {
+			for _, p := range packets {
+				if got := w.fake.Judge(p).Accept; got != w.accepts(p) {
+					t.Fatalf("after %s: %v: %v", describe(op), p.Tuple, got)
+				}
+			}
+		}
+		if err := w.publish(engine.Delta{Full: true}); err != nil {
+			t.Fatal(err)
+		}
+		w.fake.Step = nil
+		for range 30 {
+			if err := w.publish(w.change()); err != nil {
+				t.Fatal(err)
+			}
+			w.check(t, w.packets(40))
+		}
+	}
+}
+
+func TestFullTableIsNamed(t *testing.T) {
+	w := newWorld(1)
+	limits := DefaultLimits()
+	limits.Addresses = 4
+	w.Planner = NewPlanner(limits, nil)
+	var err error
+	for i := range 8 {
+		e := &model.Endpoint{Namespace: "n", Name: fmt.Sprint("p", i), IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})}}
+		if err = w.publish(w.matrix.Apply(engine.Change{Endpoints: []*model.Endpoint{e}})); err != nil {
+			break
+		}
+	}
+	if err == nil || !strings.Contains(err.Error(), "table addresses is full (4 entries)") {
+		t.Fatalf("error %v", err)
+	}
+	if len(w.fake.Addresses) > 4 {
+		t.Errorf("%d addresses written", len(w.fake.Addresses))
+	}
+}
+
+func TestHistoryExplainsOldRevisions(t *testing.T) {
+	w := newWorld(5)
+	type seen struct {
+		revision uint32
+		slot     uint32
+		gate     *engine.Gate
+	}
+	var all []seen
+	for range 200 {
+		if err := w.publish(w.change()); err != nil {
+			t.Fatal(err)
+		}
+		for g, s := range w.Planner.gates {
+			all = append(all, seen{uint32(w.Planner.revision), s.slot, g})
+		}
+	}
+	now, found := uint32(w.Planner.revision), 0
+	for _, s := range all {
+		g, keys, ok := w.Planner.Gate(s.revision, s.slot)
+		if recent := now-s.revision < 64; ok != recent {
+			t.Fatalf("revision %d at %d: found %v", s.revision, now, ok)
+		}
+		if ok && (g != s.gate || len(keys) == 0) {
+			t.Fatalf("revision %d slot %d: wrong gate, or of nobody (%v)", s.revision, s.slot, keys)
+		}
+		if ok {
+			found++
+		}
+	}
+	if found == 0 {
+		t.Fatal("nothing was found")
+	}
+}
+
+// Old: egress open, ingress shut. New: the reverse. Nothing may ever pass.
+func TestPermissionMovesToTheOtherDoor(t *testing.T) {
+	w := newWorld(1)
+	src := &model.Endpoint{Namespace: "n", Name: "src", Labels: map[string]string{"a": "0"}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}
+	dst := &model.Endpoint{Namespace: "n", Name: "dst", Labels: map[string]string{"a": "1"}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}
+	w.place("n/src", 11)
+	w.place("n/dst", 12)
+	policy := func(name, subject string) *model.Policy {
+		return &model.Policy{
+			Source: model.Source{APIVersion: "networking.k8s.io/v1", Kind: "NetworkPolicy", Namespace: "n", Name: name},
+			Tier:   model.TierDefault, Order: model.KubernetesOrder,
+			Subject: model.EndpointSelector{Namespace: "n", Pods: model.MatchLabels(map[string]string{"a": subject})},
+		}
+	}
+	shutOut, shutIn := policy("out", "0"), policy("in", "1")
+	shutOut.Egress, shutIn.Ingress = &model.Section{DefaultDeny: true}, &model.Section{DefaultDeny: true}
+	change := engine.Change{Endpoints: []*model.Endpoint{src, dst}, Policies: []*model.Policy{shutIn}}
+	p := Packet{Hook: flow.Forward, HasCT: true, CTInfo: CTNew, In: 11, Tuple: Tuple{src.IPs[0], dst.IPs[0], model.TCP, 40000, 80}}
+	w.fake.Step = func(op Op) {
+		if w.fake.Judge(p).Accept {
+			t.Fatalf("passes after %s", describe(op))
+		}
+	}
+	for range 10 {
+		if err := w.publish(w.matrix.Apply(change)); err != nil {
+			t.Fatal(err)
+		}
+		change = engine.Change{Policies: []*model.Policy{shutOut}, DeletedPolicies: []string{engine.PolicyKey(shutIn)}}
+		shutOut, shutIn = shutIn, shutOut
+	}
+	if w.Planner.Revision() < 10 {
+		t.Fatalf("only %d revisions", w.Planner.Revision())
+	}
+	w.fake.Step = nil
+	if err := w.publish(w.matrix.Apply(engine.Change{DeletedPolicies: []string{engine.PolicyKey(shutOut), engine.PolicyKey(shutIn)}})); err != nil {
+		t.Fatal(err)
+	}
+	if !w.fake.Judge(p).Accept {
+		t.Fatal("does not pass without policies")
+	}
+}
