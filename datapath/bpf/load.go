@@ -4,7 +4,15 @@
 //
 // Maps and links are pinned under one folder of bpffs: they outlive the
 // process, and [Load] takes them over. A [Program] belongs to one goroutine,
-// but for [Program.Events] and [Program.Stats], which any may call. The tests
+// but for [Program.Events] and [Program.Stats], which any may call.
+//
+// A connection older than conntrack's entry for it (the first start on a node
+// that tracked nothing, a flush) is judged as new by whichever packet comes
+// first: from the client nothing changes; from the server it is taken for one
+// to the client's ephemeral port, and stays cut where a gate does not let that
+// pass until the client sends or reconnects.
+//
+// The tests
 // need root; SALLYPORT_REQUIRE_ROOT=1 makes a run without it fail.
 package bpf
 
@@ -260,8 +268,8 @@ func (p *Program) Close() error {
 // Remove takes the links off, removes the pins and the nftables table, and
 // closes the program: nothing is enforced any more.
 func (p *Program) Remove() error {
-	err := inNetNS(p.netns, untrackConnections)
-	return errors.Join(Remove(p.pin), err, p.Close())
+	err := Remove(p.pin) // first: without conntrack everything would be dropped
+	return errors.Join(err, inNetNS(p.netns, untrackConnections), p.Close())
 }
 
 // Remove takes off the links pinned in the folder and removes it, so that what

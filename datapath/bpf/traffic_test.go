@@ -253,6 +253,19 @@ func TestPortsAndProtocols(t *testing.T) {
 	}
 }
 
+// TestConditional drops what only a conditional row lets through: at FORWARD
+// always, at LOCAL_IN without the redirect mark.
+func TestConditional(t *testing.T) {
+	b := newBed(t)
+	serve(t, b.b)
+	serve(t, b.node)
+	apply(t, b.p, datapath.SetRange{Index: 20, Range: datapath.Range{Conditional: datapath.RowAll, Shadow: datapath.RowAll}},
+		datapath.SetGate{ID: 6, Gate: datapath.Gate{First: 20, Count: 1}}, doors(b.p, subjectA, 6, 0))
+	for _, host := range []string{ip4B, ip6B, nodeIP4, nodeIP6} {
+		b.counted(t, host, Conditional, func() { b.expect(t, "conditional", b.a, false, host) })
+	}
+}
+
 // TestCut closes a door while the server sends: nothing more may come through.
 func TestCut(t *testing.T) {
 	b := newBed(t)
