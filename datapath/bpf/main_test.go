@@ -83,7 +83,7 @@ func loadIn(t testing.TB, ns string) *Program {
 
 func loadAt(t testing.TB, pin, ns string) *Program {
 	t.Helper()
-	p, err := Load(Options{Pin: pin, NetNS: ns, EventRate: 1 << 20})
+	p, err := Load(Options{Pin: pin, NetNS: ns, EventRate: 1 << 20, RedirectMark: 0x40, RedirectMask: 0x40})
 	if err != nil {
 		t.Fatal(err)
 	}

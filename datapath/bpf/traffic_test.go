@@ -266,6 +266,31 @@ func TestConditional(t *testing.T) {
 	}
 }
 
+// TestRedirectMark passes a conditional row at LOCAL_IN with the mark, and
+// only there.
+func TestRedirectMark(t *testing.T) {
+	b := newBed(t)
+	apply(t, b.p, datapath.SetRange{Index: 20, Range: datapath.Range{Conditional: datapath.RowAll}},
+		datapath.SetGate{ID: 6, Gate: datapath.Gate{First: 20, Count: 1}}, doors(b.p, subjectA, 6, 0))
+	b.counted(t, "without mark", Conditional, func() { send4(t, b.a, udp4(ip4A, nodeIP4), nodeIP4) })
+	in(t, b.node, func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := c.AddTable(&nftables.Table{Name: "mark", Family: nftables.TableFamilyINet})
+		chain := c.AddChain(&nftables.Chain{Name: "mark", Table: table, Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityMangle})
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Immediate{Register: 1, Data: []byte{0x40, 0, 0, 0}},
+			&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
+		}})
+		return c.Flush()
+	})
+	b.counted(t, "with mark at LOCAL_IN", Allowed, func() { send4(t, b.a, udp4(ip4A, nodeIP4), nodeIP4) })
+	b.counted(t, "with mark at FORWARD", Conditional, func() { send4(t, b.a, udp4(ip4A, ip4B), ip4B) })
+}
+
 // TestCut closes a door while the server sends: nothing more may come through.
 func TestCut(t *testing.T) {
 	b := newBed(t)
