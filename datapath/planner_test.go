@@ -90,6 +90,9 @@ func (w *world) policy(name string) *model.Policy {
 func (w *world) change() engine.Delta {
 	var ch engine.Change
 	name := fmt.Sprint("x", w.random.IntN(12))
+	if w.random.IntN(20) == 0 {
+		return w.rebuild()
+	}
 	switch w.random.IntN(6) {
 	case 0:
 		p := w.policy(name)
@@ -102,6 +105,20 @@ func (w *world) change() engine.Delta {
 		w.add(&ch, name)
 	}
 	return w.matrix.Apply(ch)
+}
+
+// rebuild compiles everything anew: identities are renumbered, prefixes that
+// no policy names any more are gone.
+func (w *world) rebuild() engine.Delta {
+	c := &model.Cluster{
+		PodRanges: w.matrix.PodRanges(), Policies: w.matrix.Policies(),
+		Namespaces: []model.Namespace{{Name: "n", Labels: map[string]string{model.MetadataName: "n"}}},
+	}
+	for _, e := range w.matrix.Endpoints() {
+		c.Endpoints = append(c.Endpoints, *e)
+	}
+	w.matrix = engine.Compile(c)
+	return engine.Delta{Full: true}
 }
 
 func (w *world) remove(ch *engine.Change, key string) {
@@ -509,5 +526,85 @@ func TestPermissionMovesToTheOtherDoor(t *testing.T) {
 	}
 	if !w.fake.Judge(p).Accept {
 		t.Fatal("does not pass without policies")
+	}
+}
+
+func TestPrefixesGoWithTheNextTransaction(t *testing.T) {
+	w := newWorld(2)
+	for range 60 {
+		if err := w.publish(w.change()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range w.matrix.Policies() {
+		w.matrix.Apply(engine.Change{DeletedPolicies: []string{engine.PolicyKey(p)}})
+	}
+	named := len(w.fake.Prefixes)
+	for range 2 {
+		if err := w.publish(w.rebuild()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := len(w.matrix.Prefixes()); len(w.fake.Prefixes) != want || named <= want {
+		t.Errorf("%d prefixes of %d are left, want %d", len(w.fake.Prefixes), named, want)
+	}
+}
+
+func TestColumnsInUseForkTheRows(t *testing.T) {
+	w := newWorld(4)
+	for range 60 {
+		if err := w.publish(w.change()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	live := map[uint32]bool{}
+	for _, r := range w.Planner.rows {
+		live[r.slot] = true
+	}
+	if len(live) == 0 {
+		t.Fatal("no row is published: nothing is tested")
+	}
+	w.fake.Step = func(op Op) {
+		if o, ok := op.(SetRow); ok && live[o.Row] {
+			t.Errorf("published row %d is overwritten", o.Row)
+		}
+	}
+	var all []engine.Identity
+	for id := range w.Planner.identities {
+		all = append(all, engine.Identity(id))
+	}
+	if err := w.publish(engine.Delta{Identities: all}); err != nil {
+		t.Fatal(err)
+	}
+	w.fake.Step = nil
+	w.check(t, w.packets(200))
+}
+
+func TestGraceIsWaitedForOnlyWhereNeeded(t *testing.T) {
+	w := newWorld(1)
+	set := func(i, label int) {
+		e := &model.Endpoint{Namespace: "n", Name: fmt.Sprint("p", i), Labels: map[string]string{"a": fmt.Sprint(label)}, IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}}
+		if err := w.publish(w.matrix.Apply(engine.Change{Endpoints: []*model.Endpoint{e}})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := w.policy("x")
+	p.Subject = model.EndpointSelector{Namespace: "n", Pods: model.MatchLabels(map[string]string{"a": "1"})}
+	p.Ingress = &model.Section{DefaultDeny: true, Rules: []model.Rule{{Peers: []model.Peer{{Pods: &p.Subject}}, AnyPort: true}}}
+	w.place("n/p1", 11)
+	w.place("n/p2", 12)
+	if err := w.publish(w.matrix.Apply(engine.Change{Policies: []*model.Policy{p}})); err != nil {
+		t.Fatal(err)
+	}
+	set(1, 0)
+	before := w.fake.Graces
+	set(3, 0)
+	set(4, 0)
+	if n := w.fake.Graces - before; n != 0 {
+		t.Errorf("new addresses waited %d times", n)
+	}
+	set(4, 1)
+	if w.fake.Graces == before {
+		t.Error("an address changed twice without a wait")
 	}
 }
