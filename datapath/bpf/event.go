@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf/ringbuf"
+
+	"github.com/sallyport-dev/sallyport/flow"
 )
 
 // Reason says why a packet passed or not. The values are those of enum reason
@@ -82,6 +84,22 @@ func (e *Event) Source() netip.Addr { return netip.AddrFrom16(e.SourceIP).Unmap(
 
 // Destination is the destination address.
 func (e *Event) Destination() netip.Addr { return netip.AddrFrom16(e.DestinationIP).Unmap() }
+
+// Flow is the event as package flow decodes it.
+func (e *Event) Flow() flow.Event {
+	return flow.Event{
+		Time: time.Duration(e.Time), Revision: e.Revision,
+		Hook: flow.Hook(e.Hook), Reason: flow.Reason(e.Reason),
+		Source: e.Source(), Destination: e.Destination(),
+		SourcePort: e.SourcePort, DestinationPort: e.DestinationPort, Protocol: e.Protocol,
+		SourceSubject: e.SourceSubject, DestinationSubject: e.DestinationSubject,
+		SourceIdentity: e.SourceIdentity, DestinationIdentity: e.DestinationIdentity,
+		EgressGate: e.EgressGate, IngressGate: e.IngressGate,
+		InIfindex: e.InIfindex, OutIfindex: e.OutIfindex,
+		Shadow: e.Flags&EventShadow != 0, Log: e.Flags&EventLog != 0,
+		Reply: e.Flags&EventReply != 0, Redirected: e.Flags&EventConditional != 0 && e.Reason.Passed(),
+	}
+}
 
 // Events hands over every event until the context ends, within about 20 ms of
 // its packet. Only one reader at a time sees them all.

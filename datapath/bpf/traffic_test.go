@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sallyport-dev/sallyport/datapath"
+	"github.com/sallyport-dev/sallyport/flow"
 )
 
 // bed is two pods behind a node, A with slot 1 and B with slot 2.
@@ -490,7 +491,7 @@ func TestEvents(t *testing.T) {
 	for _, e := range seen {
 		if e.Reason == IngressDenied && e.Source() == addr(ip4A) && e.Destination() == addr(ip4B) && e.DestinationPort == 80 &&
 			e.IngressGate == 9 && e.SourceIdentity == podA && e.DestinationIdentity == podB && e.Hook == 2 &&
-			e.Revision == uint32(b.p.Revision()) {
+			e.Revision == uint32(b.p.Revision()) && e.Flow().Reason == flow.IngressDenied {
 			return
 		}
 	}
