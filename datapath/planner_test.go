@@ -608,3 +608,70 @@ func TestGraceIsWaitedForOnlyWhereNeeded(t *testing.T) {
 		t.Error("an address changed twice without a wait")
 	}
 }
+
+func TestRestartAfterDeathInMidTransaction(t *testing.T) {
+	deaths := 0
+	for seed := range uint64(30) {
+		w := newWorld(seed)
+		for range 40 {
+			if err := w.publish(w.change()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 10 {
+			w.fake.FailAt = 1 + w.random.IntN(12)
+			if w.publish(w.change()) != nil {
+				deaths++
+			}
+			w.fake.FailAt = 0
+			w.matrix.Apply(engine.Change{DeletedPolicies: []string{engine.PolicyKey(w.policy(fmt.Sprint("x", w.random.IntN(12))))}})
+			w.Planner = NewPlanner(DefaultLimits(), w.fake.Snapshot())
+			if err := w.publish(engine.Delta{Full: true}); err != nil {
+				t.Fatal(err)
+			}
+			w.check(t, w.packets(100))
+		}
+	}
+	if deaths == 0 {
+		t.Fatal("no transaction was cut short: nothing was tested")
+	}
+}
+
+// A predecessor dies before its Publish, and the successor wants the old state:
+// what the dead one wrote must not come to light.
+func TestRestartHidesUnpublishedEntries(t *testing.T) {
+	w := newWorld(1)
+	p := w.policy("x")
+	web := model.EndpointSelector{Namespace: "n", Pods: model.MatchLabels(map[string]string{"a": "1"})}
+	p.Subject, p.Egress = model.EndpointSelector{Namespace: "n", Pods: model.MatchLabels(map[string]string{"a": "3"})}, nil
+	p.Ingress = &model.Section{DefaultDeny: true, Rules: []model.Rule{{Peers: []model.Peer{{Pods: &web}}, AnyPort: true}}}
+	compile := func(first, second string) *engine.Matrix {
+		c := &model.Cluster{PodRanges: []netip.Prefix{podRange}, Namespaces: []model.Namespace{{Name: "n"}}, Policies: []*model.Policy{p}}
+		for i, label := range []string{first, second, "3"} {
+			a := netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})
+			c.Endpoints = append(c.Endpoints, model.Endpoint{Namespace: "n", Name: fmt.Sprint("x", i), Labels: map[string]string{"a": label}, IPs: []netip.Addr{a}})
+		}
+		return engine.Compile(c)
+	}
+	w.place("n/x2", 11)
+	w.matrix = compile("1", "2")
+	if err := w.publish(engine.Delta{}); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := w.Planner.Plan(compile("2", "1"), engine.Delta{Full: true}, w.placement)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, op := range tx {
+		if _, ok := op.(Publish); ok {
+			break
+		}
+		w.fake.apply(op)
+	}
+	w.Planner = NewPlanner(DefaultLimits(), w.fake.Snapshot())
+	w.matrix = compile("1", "2")
+	if err := w.publish(engine.Delta{}); err != nil {
+		t.Fatal(err)
+	}
+	w.check(t, w.packets(500))
+}

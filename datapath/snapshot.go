@@ -26,7 +26,12 @@ func (p *Planner) adopt(s *Snapshot) {
 		if slot == SubjectNone || slot >= p.limits.Subjects {
 			continue
 		}
-		p.subjects[slot] = v
+		egress, e := settle(v.Egress, s.Revision)
+		ingress, i := settle(v.Ingress, s.Revision)
+		if e || i {
+			p.dirtySubjects[slot] = struct{}{}
+		}
+		p.subjects[slot] = Subject{egress, ingress}
 		p.orphans[slot] = struct{}{}
 		p.subjectSlots.next = max(p.subjectSlots.next, slot+1)
 	}
@@ -36,16 +41,33 @@ func (p *Planner) adopt(s *Snapshot) {
 		}
 	}
 	for a, v := range s.Addresses {
+		var dirty bool
+		if v.Identity, dirty = settle(v.Identity, s.Revision); dirty {
+			p.dirtyAddresses[a] = struct{}{}
+		}
 		p.addresses[a] = v
 		p.countIdentity(v.Identity.At(s.Revision), 1)
 	}
 	for x, v := range s.Prefixes {
+		var dirty bool
+		if v.Identity, dirty = settle(v.Identity, s.Revision); dirty {
+			p.dirtyPrefixes[x] = struct{}{}
+		}
 		p.prefixes[x] = v
 		p.countIdentity(v.Identity.At(s.Revision), 1)
 	}
 	for d, subject := range s.Devices {
 		p.devices[d] = subject
 	}
+}
+
+// settle drops what a predecessor wrote for a revision that it did not live to
+// publish; dirty says that the kernel's entry has to lose it too.
+func settle(v Versioned, r Revision) (settled Versioned, dirty bool) {
+	if v.Since <= r {
+		return v, false
+	}
+	return Versioned{Old: v.Old, New: v.Old, Since: r}, true
 }
 
 // inherited are the slots of a predecessor, to be freed after the first
