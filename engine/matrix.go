@@ -100,11 +100,12 @@ const (
 
 // Door is the verdict of one end of a connection.
 type Door struct {
-	Allowed  bool
-	Reason   Reason
-	Policies []*model.Policy // those that govern the door
-	Policy   *model.Policy   // with ByRule: whose rule decided
-	Rule     *model.Rule     // with ByRule: the rule that decided
+	Direction model.Direction
+	Allowed   bool
+	Reason    Reason
+	Policies  []*model.Policy // those that govern the door
+	Policy    *model.Policy   // with ByRule: whose rule decided
+	Rule      *model.Rule     // with ByRule: the rule that decided
 }
 
 // Verdict is the verdict of a connection: allowed if both doors are open.

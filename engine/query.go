@@ -146,3 +146,52 @@ func (g *Gate) PortSet(id Identity) model.PortSet {
 	}
 	return model.Union(out...)
 }
+
+// Outside lists one address for each prefix that has addresses which are no
+// pod's and not in a pod range: together they stand for everything outside.
+func (m *Matrix) Outside() []netip.Addr {
+	var out []netip.Addr
+	for _, n := range m.prefixes {
+		if a, ok := m.representative(n); ok && m.nodeOf[a] == "" && !m.inPodRange(a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// representative finds an address whose longest prefix the node is: it steps
+// over the node's children.
+func (m *Matrix) representative(n *prefixNode) (netip.Addr, bool) {
+	for a := n.prefix.Addr(); a.IsValid() && n.prefix.Contains(a); {
+		inner := m.longest(a, a.BitLen())
+		if inner == n {
+			return a, true
+		}
+		for inner.parent != n {
+			inner = inner.parent
+		}
+		a = lastOf(inner.prefix).Next()
+	}
+	return netip.Addr{}, false
+}
+
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 1 << (7 - i%8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// Selected lists the pods that the selector selects, sorted by key.
+func (m *Matrix) Selected(s model.EndpointSelector) []*model.Endpoint {
+	var out []*model.Endpoint
+	for _, e := range m.byKey() {
+		if !e.HostNetwork && (s.Namespace == "" || s.Namespace == e.Namespace) &&
+			s.Namespaces.Matches(m.namespaceLabels(e.Namespace)) && s.Pods.Matches(e.Labels) {
+			out = append(out, e.Endpoint)
+		}
+	}
+	return out
+}

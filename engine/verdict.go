@@ -74,16 +74,16 @@ func (m *Matrix) Verdict(src, dst Party, key model.PortKey) Verdict {
 // door judges at the subject's door.
 func (m *Matrix) door(subject, peer end, d model.Direction, key model.PortKey) Door {
 	if open, reason := exempt(subject, peer, d); open {
-		return Door{Allowed: true, Reason: reason}
+		return Door{Direction: d, Allowed: true, Reason: reason}
 	}
 	g := m.gate(subject.pod.class, d)
 	if g == nil {
 		if peer.identity == 0 {
-			return Door{Reason: UnknownPeer}
+			return Door{Direction: d, Reason: UnknownPeer}
 		}
-		return Door{Allowed: true, Reason: NotIsolated}
+		return Door{Direction: d, Allowed: true, Reason: NotIsolated}
 	}
-	out := Door{Policies: g.Policies, Reason: DefaultDeny}
+	out := Door{Direction: d, Policies: g.Policies, Reason: DefaultDeny}
 	if peer.identity == 0 {
 		out.Reason = UnknownPeer
 		return out
