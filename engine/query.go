@@ -195,3 +195,6 @@ func (m *Matrix) Selected(s model.EndpointSelector) []*model.Endpoint {
 	}
 	return out
 }
+
+// PrefixOf is the longest of Prefixes that contains the address.
+func (m *Matrix) PrefixOf(a netip.Addr) netip.Prefix { return m.longest(a, a.BitLen()).prefix }

@@ -1,0 +1,153 @@
+// Package cli is the command line: one file per command, the same flags and
+// exit codes everywhere. Results go to standard output, diagnostics to
+// standard error. Commands wire packages together and decide nothing
+// themselves; they are tested through Run.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/sallyport-dev/sallyport/manifest"
+	"github.com/sallyport-dev/sallyport/model"
+	"github.com/sallyport-dev/sallyport/report"
+)
+
+// The exit codes of every command.
+const (
+	ExitFine        = 0 // fine, allowed
+	ExitFindings    = 1 // denied, failed expectations, differences
+	ExitUsage       = 2 // the command line is wrong
+	ExitEnvironment = 3 // no permission, no cluster, kernel too old
+	ExitInput       = 4 // a Problem of severity error
+)
+
+// exit is an error that carries the exit code; with an empty message the
+// command has said everything already.
+type exit struct {
+	code int
+	err  error
+}
+
+func (e exit) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func usage(format string, args ...any) error { return exit{ExitUsage, fmt.Errorf(format, args...)} }
+
+func environment(err error) error { return exit{ExitEnvironment, err} }
+
+// session is what every command is given.
+type session struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	files          []string
+	output         string
+	dualStack      bool
+	nodes          int
+}
+
+// Run runs one command line and returns its exit code.
+func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, terminate)
+	defer stop()
+	root := newRoot(&session{stdin: stdin, stdout: stdout, stderr: stderr})
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return ExitFine
+	}
+	code := ExitUsage
+	var e exit
+	if errors.As(err, &e) {
+		code = e.code
+	}
+	if err.Error() != "" {
+		fmt.Fprintln(stderr, "sallyport:", err)
+	}
+	if code == ExitUsage {
+		fmt.Fprintln(stderr, "Run 'sallyport --help', or --help behind a command.")
+	}
+	return code
+}
+
+func newRoot(s *session) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "sallyport",
+		Short: "Enforces network policies, and says why a connection may or may not pass",
+		Long: `Sallyport enforces Kubernetes network policies in the kernel, and answers from
+the same compiled matrix who reaches whom, and why or why not.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(newMatrix(s), newExplain(s), newTest(s), newVersion(s))
+	root.AddCommand(platformCommands(s)...)
+	return root
+}
+
+// inputFlags adds the flags of commands that read manifests.
+func (s *session) inputFlags(c *cobra.Command) {
+	c.Flags().StringArrayVarP(&s.files, "filename", "f", nil, "file or folder of manifests, - for standard input (repeatable)")
+	c.Flags().BoolVar(&s.dualStack, "dual-stack", false, "give pods, nodes and Services IPv6 addresses too")
+	c.Flags().IntVar(&s.nodes, "nodes", 1, "nodes to assume where the input has no Node")
+}
+
+// outputFlag adds -o with its values.
+func (s *session) outputFlag(c *cobra.Command, standard string, values ...string) {
+	c.Flags().StringP("output", "o", standard, fmt.Sprintf("output format: %v", values))
+	c.PreRunE = func(c *cobra.Command, _ []string) (err error) {
+		s.output, err = c.Flags().GetString("output")
+		return err
+	}
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// load reads the manifests and prints their problems. With an error among
+// them it fails, since answers about a part of the input would be wrong.
+func (s *session) load() (*manifest.Result, error) {
+	if len(s.files) == 0 {
+		return nil, usage("no input: give manifests with -f")
+	}
+	r, err := manifest.Load(s.files, s.stdin, manifest.Options{DualStack: s.dualStack, Nodes: s.nodes})
+	if err != nil {
+		return nil, exit{ExitInput, err}
+	}
+	s.printProblems(r.Problems)
+	if model.HasErrors(r.Problems) {
+		return nil, exit{ExitInput, errors.New("the input has errors; nothing was computed")}
+	}
+	return r, nil
+}
+
+func (s *session) printProblems(problems []model.Problem) {
+	p := paint(s.stderr)
+	for _, x := range problems {
+		line := x.Error()
+		switch x.Severity {
+		case model.Error:
+			line = p.Colour("31", line)
+		case model.Warning:
+			line = p.Colour("33", line)
+		}
+		fmt.Fprintln(s.stderr, line)
+	}
+}
+
+// paint colours only what goes to a terminal, and not if NO_COLOR is set.
+func paint(w io.Writer) report.Paint {
+	f, ok := w.(*os.File)
+	return report.Paint{On: ok && os.Getenv("NO_COLOR") == "" && term.IsTerminal(int(f.Fd()))}
+}

@@ -1,0 +1,122 @@
+package cli
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func run(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs strings.Builder
+	code = Run(args, strings.NewReader(stdin), &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestMatrixOfTheTutorialsFinalState(t *testing.T) {
+	code, out, stderr := run(t, "", "matrix", "-f", "demo", "-o", "csv")
+	want := "source,destination,connections\nsecure-app/backend,secure-app/database,TCP 5432\nsecure-app/frontend,secure-app/backend,TCP 80\n"
+	if code != ExitFine || out != want {
+		t.Errorf("exit %d\n%s%s", code, out, stderr)
+	}
+}
+
+func TestMatrixFormatsAndFilters(t *testing.T) {
+	for _, format := range []string{"table", "csv", "json", "md", "dot", "mermaid"} {
+		code, out, stderr := run(t, "", "matrix", "-f", "demo", "-o", format, "--from", "secure-app/backend")
+		if code != ExitFine || !strings.Contains(out, "secure-app/database") || strings.Contains(out, "frontend") {
+			t.Errorf("-o %s: exit %d\n%s%s", format, code, out, stderr)
+		}
+	}
+	if _, out, _ := run(t, "", "matrix", "-f", "demo", "--port", "80", "-o", "csv"); strings.Contains(out, "database") {
+		t.Errorf("--port 80 lists port 5432:\n%s", out)
+	}
+	if _, out, _ := run(t, "", "matrix", "-f", "demo", "--external", "-o", "csv"); !strings.Contains(out, "secure-app/backend,203.0.113.0/24,All\n") {
+		t.Errorf("--external does not list the open range:\n%s", out)
+	}
+}
+
+func TestExplainNamesTheDoorAndTheRule(t *testing.T) {
+	code, out, _ := run(t, "", "explain", "-f", "demo", "secure-app/frontend", "secure-app/database", "5432")
+	if code != ExitFindings || !strings.Contains(out, "isolated by NetworkPolicy secure-app/allow-backend-to-database, NetworkPolicy secure-app/deny-all") {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+	code, out, _ = run(t, "", "explain", "-f", "demo", "--pod", "secure-app/backend", "--to-pod", "secure-app/database", "--port", "5432", "-o", "json")
+	var e struct {
+		Verdict         string
+		Egress, Ingress struct {
+			Verdict, Reason string
+			Policies        []string
+			Rule            *struct {
+				Name, Field, File string
+				Line              int
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &e); err != nil {
+		t.Fatal(err)
+	}
+	r := e.Egress.Rule
+	if code != ExitFine || e.Verdict != "allow" || r == nil || r.Name != "backend-egress-to-database" || r.Field != "spec.egress[0]" ||
+		r.File != filepath.Join("demo", "5-what-was-missing.yaml") || r.Line != 24 {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+}
+
+func TestPolicyTestReportsTheDifferingPart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "expect.yaml")
+	text := `apiVersion: sallyport.dev/v1alpha1
+kind: PolicyTest
+metadata: {name: t}
+spec:
+  cases:
+  - {name: web to api, from: secure-app/frontend, to: secure-app/backend, port: 80, expect: allow}
+  - {name: all of them, from: {pod: {matchLabels: {app: backend}}}, to: secure-app/database, port: 5430-5440, expect: deny}
+  - {name: nobody, from: {pod: {matchLabels: {app: none}}}, to: secure-app/database, port: 1, expect: deny}
+  - {name: internet, from: external, to: secure-app/frontend, port: 80, expect: deny}
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for format, want := range map[string][]string{
+		"text":  {"PASS  web to api", "FAIL  all of them", "differs for TCP 5432", "matches no pod", "2 passed, 2 failed"},
+		"tap":   {"1..4", "ok 1 - web to api", "not ok 2 - all of them"},
+		"junit": {`tests="4" failures="2"`, `name="internet"`},
+		"json":  {`"differs": "TCP 5432"`},
+	} {
+		code, out, stderr := run(t, "", "test", "-f", "demo", "--expect", file, "-o", format)
+		for _, w := range want {
+			if !strings.Contains(out, w) {
+				t.Errorf("-o %s lacks %q:\n%s%s", format, w, out, stderr)
+			}
+		}
+		if code != ExitFindings {
+			t.Errorf("-o %s: exit %d", format, code)
+		}
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	for _, c := range []struct {
+		stdin string
+		args  []string
+		want  int
+	}{
+		{"", []string{"version"}, ExitFine},
+		{"", []string{"completion", "bash"}, ExitFine},
+		{"", []string{"matrix"}, ExitUsage},
+		{"", []string{"matrix", "--nonsense"}, ExitUsage},
+		{"", []string{"matrix", "-f", "demo", "-o", "nonsense"}, ExitUsage},
+		{"", []string{"matrix", "-f", "does-not-exist"}, ExitInput},
+		{"kind: [", []string{"matrix", "-f", "-"}, ExitInput},
+		{"apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: a}\n", []string{"matrix", "-f", "-"}, ExitInput},
+		{"", []string{"explain", "-f", "demo", "nobody/here", "secure-app/backend", "80"}, ExitUsage},
+		{"", []string{"test", "-f", "demo"}, ExitUsage},
+	} {
+		if code, _, stderr := run(t, c.stdin, c.args...); code != c.want {
+			t.Errorf("%v: exit %d, want %d\n%s", c.args, code, c.want, stderr)
+		}
+	}
+}

@@ -1,0 +1,59 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sallyport-dev/sallyport/datapath/bpf"
+)
+
+func newDoctor(s *session) *cobra.Command {
+	c := &cobra.Command{
+		Use: "doctor", Short: "What this machine can and cannot do, with the remedy", Args: cobra.NoArgs,
+		Long:    "Tries what enforcement needs of the kernel, one thing after the other. Exit code 3 if something is missing.",
+		Example: "  sudo sallyport doctor\n  sudo sallyport doctor -o json",
+		RunE:    func(*cobra.Command, []string) error { return s.doctor() },
+	}
+	s.outputFlag(c, "table", "table", "json")
+	return c
+}
+
+func (s *session) doctor() error {
+	checks := bpf.Probe()
+	bad := false
+	for _, c := range checks {
+		bad = bad || !c.OK
+	}
+	switch s.output {
+	case "json":
+		e := json.NewEncoder(s.stdout)
+		e.SetIndent("", "  ")
+		if err := e.Encode(checks); err != nil {
+			return err
+		}
+	case "table":
+		s.printChecks(checks)
+	default:
+		return usage("unknown output format %q: table or json", s.output)
+	}
+	if bad {
+		return exit{code: ExitEnvironment}
+	}
+	return nil
+}
+
+func (s *session) printChecks(checks []bpf.Check) {
+	p := paint(s.stdout)
+	for _, c := range checks {
+		mark := p.Colour("32", "ok     ")
+		if !c.OK {
+			mark = p.Colour("31", "missing")
+		}
+		fmt.Fprintf(s.stdout, "%s  %-22s %s\n", mark, c.Name, c.Detail)
+		if !c.OK && c.Remedy != "" {
+			fmt.Fprintf(s.stdout, "         %-22s %s\n", "", c.Remedy)
+		}
+	}
+}

@@ -1,0 +1,13 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+const terminate = unix.SIGTERM
+
+// platformCommands are the commands that need Linux.
+func platformCommands(s *session) []*cobra.Command {
+	return []*cobra.Command{newDoctor(s)}
+}
