@@ -142,19 +142,27 @@ func (l *Lab) addNode(m model.Node) error {
 	l.lastNode++
 	n := &node{space: s, model: m, number: l.lastNode, routes: map[netip.Prefix]hop{}}
 	l.nodes[m.Name] = n
-	if n.eth0, err = l.plug(s, n.mac()); err != nil {
+	if err := l.connectNode(n); err != nil {
+		return errors.Join(err, l.removeNode(m.Name))
+	}
+	return nil
+}
+
+// connectNode joins a node to the fabric and gives it its addresses.
+func (l *Lab) connectNode(n *node) (err error) {
+	if n.eth0, err = l.plug(n.space, n.mac()); err != nil {
 		return err
 	}
-	for _, ip := range m.IPs {
+	for _, ip := range n.model.IPs {
 		p := single(ip)
 		if fabricNet.Contains(ip) {
 			p = netip.PrefixFrom(ip, fabricNet.Bits())
 		}
-		if err := s.addAddr("eth0", p); err != nil {
+		if err := n.addAddr("eth0", p); err != nil {
 			return err
 		}
 	}
-	return s.addAddr("eth0", netip.PrefixFrom(n.linkLocal(), 64))
+	return n.addAddr("eth0", netip.PrefixFrom(n.linkLocal(), 64))
 }
 
 // removeNode removes a node's namespace.

@@ -86,6 +86,11 @@ func testCluster() *model.Cluster {
 func upLab(t *testing.T, c *model.Cluster) *Lab {
 	t.Helper()
 	needRoot(t)
+	unlock, err := Lock(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(unlock)
 	if err := RemoveLeftovers(); err != nil {
 		t.Fatal(err)
 	}

@@ -43,7 +43,10 @@ func (l *Lab) addPod(e model.Endpoint) error {
 	}
 	p.space = s
 	l.pods[e.Key()] = p
-	return p.connect()
+	if err := p.connect(); err != nil {
+		return errors.Join(err, l.removePod(e.Key()))
+	}
+	return nil
 }
 
 // freePodName is the name of a new pod's namespace. Pod a of namespace b-c

@@ -77,7 +77,8 @@ func serve(ns netns.NsHandle, svc service, who string) (*server, error) {
 // serveDNS serves the names of the cluster.
 func serveDNS(ns netns.NsHandle, svc service, h dns.Handler) (*server, error) {
 	started := make(chan struct{})
-	d := &dns.Server{Handler: h, NotifyStartedFunc: func() { close(started) }}
+	start := sync.OnceFunc(func() { close(started) })
+	d := &dns.Server{Handler: h, NotifyStartedFunc: start}
 	if svc.proto == model.UDP {
 		conn, err := listenUDP(ns, svc)
 		if err != nil {
@@ -92,7 +93,10 @@ func serveDNS(ns netns.NsHandle, svc service, h dns.Handler) (*server, error) {
 		d.Listener = ln
 	}
 	s := &server{stop: func() { <-started; _ = d.Shutdown() }}
-	s.done.Go(func() { _ = d.ActivateAndServe() })
+	s.done.Go(func() {
+		defer start() // a server that cannot start can be stopped
+		_ = d.ActivateAndServe()
+	})
 	return s, nil
 }
 
