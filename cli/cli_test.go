@@ -60,7 +60,7 @@ func TestExplainNamesTheDoorAndTheRule(t *testing.T) {
 	}
 	r := e.Egress.Rule
 	if code != ExitFine || e.Verdict != "allow" || r == nil || r.Name != "backend-egress-to-database" || r.Field != "spec.egress[0]" ||
-		r.File != filepath.Join("demo", "5-what-was-missing.yaml") || r.Line != 24 {
+		r.File != filepath.Join("demo", "5-what-was-missing.yaml") || r.Line != 20 {
 		t.Errorf("exit %d\n%s", code, out)
 	}
 }

@@ -1,0 +1,200 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/datapath"
+	"github.com/sallyport-dev/sallyport/datapath/bpf"
+	"github.com/sallyport-dev/sallyport/engine"
+	"github.com/sallyport-dev/sallyport/lab"
+	"github.com/sallyport-dev/sallyport/model"
+)
+
+// LabPins is the folder of bpffs below which each node of a lab has its own.
+const LabPins = "/sys/fs/bpf/sallyport-lab"
+
+// Lab is a lab whose every node has an agent, all fed from one Matrix.
+type Lab struct {
+	*lab.Lab
+	Matrix  *engine.Matrix
+	cluster *model.Cluster
+	agents  map[string]*Agent
+}
+
+// StartLab removes what an earlier lab left, makes the cluster's namespaces
+// and enforces its policies. If that fails nothing is left.
+func StartLab(ctx context.Context, c *model.Cluster) (*Lab, error) {
+	if err := RemoveLab(); err != nil {
+		return nil, err
+	}
+	l := &Lab{Lab: lab.New(lab.Config{}), Matrix: engine.Compile(c), cluster: c, agents: map[string]*Agent{}}
+	if err := l.Lab.Up(ctx, c); err != nil {
+		return nil, err
+	}
+	if err := l.enforce(engine.Delta{Full: true}); err != nil {
+		return nil, errors.Join(err, l.Stop())
+	}
+	return l, nil
+}
+
+// Update makes lab and kernel follow the cluster. A pod that appears is closed
+// until its policies are in force.
+func (l *Lab) Update(ctx context.Context, c *model.Cluster) error {
+	if err := l.Lab.Update(ctx, c); err != nil {
+		return err
+	}
+	d := l.Matrix.Apply(engine.Between(l.cluster, c))
+	l.cluster = c
+	return l.enforce(d)
+}
+
+// Cluster is what the lab shows at present.
+func (l *Lab) Cluster() *model.Cluster { return l.cluster }
+
+// Agent is the agent of a node, or nil.
+func (l *Lab) Agent(node string) *Agent { return l.agents[node] }
+
+func (l *Lab) enforce(d engine.Delta) error {
+	for _, n := range l.cluster.Nodes {
+		delta := d
+		if l.agents[n.Name] == nil {
+			a, err := New(Config{Pin: filepath.Join(LabPins, n.Name), NetNS: l.NodeNetNS(n.Name)})
+			if err != nil {
+				return fmt.Errorf("cannot enforce on %s: %w", n.Name, err)
+			}
+			l.agents[n.Name] = a
+			delta = engine.Delta{Full: true}
+		}
+		if err := l.agents[n.Name].Publish(l.Matrix, delta, l.placement(n)); err != nil {
+			return fmt.Errorf("cannot enforce on %s: %w", n.Name, err)
+		}
+	}
+	return nil
+}
+
+// placement says which pods are on the node, by which device.
+func (l *Lab) placement(n model.Node) datapath.Placement {
+	p := datapath.Placement{Local: map[string]uint32{}, Node: slices.Clone(n.IPs)}
+	for i := range l.cluster.Endpoints {
+		e := &l.cluster.Endpoints[i]
+		if e.Node != n.Name || e.HostNetwork {
+			continue
+		}
+		if ifindex, ok := l.HostIfindex(e.Key()); ok {
+			p.Local[e.Key()] = ifindex
+		}
+	}
+	for _, other := range l.cluster.Nodes {
+		if other.Name != n.Name {
+			p.Nodes = append(p.Nodes, other.IPs...)
+		}
+	}
+	return p
+}
+
+// Stop ends the enforcement and removes the lab.
+func (l *Lab) Stop() error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(l.agents)) {
+		errs = append(errs, l.agents[name].Remove())
+	}
+	errs = append(errs, l.Lab.Down(), removePins())
+	return errors.Join(errs...)
+}
+
+// RemoveLab removes what a lab of any process left on this machine: links
+// first, since a pinned link keeps a network namespace alive.
+func RemoveLab() error {
+	entries, err := os.ReadDir(LabPins)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot list %s: %w", LabPins, err)
+	}
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, bpf.Remove(filepath.Join(LabPins, e.Name())))
+	}
+	errs = append(errs, removePins(), lab.RemoveLeftovers())
+	return errors.Join(errs...)
+}
+
+func removePins() error {
+	if err := os.RemoveAll(LabPins); err != nil {
+		return fmt.Errorf("cannot remove %s: %w", LabPins, err)
+	}
+	return nil
+}
+
+// Observation is one probe with what was computed for it.
+type Observation struct {
+	lab.Probe
+	To       string // who has the address: pod, or the address itself
+	Computed engine.Verdict
+	Outcome  lab.Outcome
+}
+
+// Agrees says whether the kernel did what was computed.
+func (o Observation) Agrees() bool {
+	reached := o.Outcome == lab.Connected || o.Outcome == lab.Refused
+	return o.Outcome != lab.Failed && reached == o.Computed.Allowed
+}
+
+// Pairs lists the probes of every pod to every declared port of every other
+// pod, to all its addresses of a family that both have.
+func (l *Lab) Pairs() []Observation {
+	var out []Observation
+	for _, src := range l.Matrix.Endpoints() {
+		for _, dst := range l.Matrix.Endpoints() {
+			if src.Key() != dst.Key() {
+				out = append(out, l.pair(src, dst)...)
+			}
+		}
+	}
+	return out
+}
+
+func (l *Lab) pair(src, dst *model.Endpoint) []Observation {
+	var out []Observation
+	for _, p := range dst.Ports {
+		if p.Protocol == model.SCTP {
+			continue // this machine's kernel may not have it
+		}
+		for _, to := range dst.IPs {
+			from, ok := sameFamily(src.IPs, to)
+			if !ok {
+				continue
+			}
+			o := Observation{Probe: lab.Probe{From: src.Key(), To: to, Protocol: p.Protocol, Port: p.Number}, To: dst.Key()}
+			o.Computed = l.Matrix.Verdict(engine.Party{Endpoint: src, Addr: from}, engine.Party{Endpoint: dst, Addr: to}, model.PortKeyOf(p.Protocol, p.Number))
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+func sameFamily(ips []netip.Addr, other netip.Addr) (netip.Addr, bool) {
+	for _, a := range ips {
+		if a.Is4() == other.Is4() {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// Observe runs the probes and fills in their outcomes.
+func (l *Lab) Observe(ctx context.Context, list []Observation, timeout time.Duration) {
+	probes := make([]lab.Probe, len(list))
+	for i, o := range list {
+		probes[i] = o.Probe
+	}
+	for i, o := range l.Probe(ctx, probes, timeout) {
+		list[i].Outcome = o
+	}
+}
