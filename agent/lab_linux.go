@@ -198,3 +198,62 @@ func (l *Lab) Observe(ctx context.Context, list []Observation, timeout time.Dura
 		list[i].Outcome = o
 	}
 }
+
+// Observation makes the probe for one connection. An end outside the cluster
+// gets its address in the lab's outside, and as a destination a server there.
+func (l *Lab) Observation(src, dst engine.Party, key model.PortKey) (Observation, error) {
+	o := Observation{Probe: lab.Probe{Protocol: key.Protocol(), Port: key.Port()}, Computed: l.Matrix.Verdict(src, dst, key)}
+	to, err := l.addressOf(dst)
+	if err != nil {
+		return o, err
+	}
+	o.Probe.To, o.To = to, to.String()
+	if dst.Endpoint == nil && dst.Node == "" {
+		if err := l.AddOutside(to); err != nil {
+			return o, err
+		}
+		if err := l.ServeOutside(key.Protocol(), netip.AddrPortFrom(to, key.Port())); err != nil {
+			return o, err
+		}
+	}
+	switch {
+	case src.Endpoint != nil:
+		o.From = src.Endpoint.Key()
+		if src.Addr.IsValid() && !src.Endpoint.HostNetwork {
+			o.Source = src.Addr
+		}
+	case src.Node != "":
+		o.From = lab.NodeOrigin(src.Node)
+	default:
+		if o.Source, err = l.addressOf(src); err != nil {
+			return o, err
+		}
+		o.From = lab.FromOutside
+		if err := l.AddOutside(o.Source); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+func (l *Lab) addressOf(p engine.Party) (netip.Addr, error) {
+	switch {
+	case p.Addr.IsValid():
+		return p.Addr, nil
+	case p.Endpoint != nil && len(p.Endpoint.IPs) > 0:
+		return p.Endpoint.IPs[0], nil
+	}
+	for _, n := range l.cluster.Nodes {
+		if n.Name == p.Node && len(n.IPs) > 0 {
+			return n.IPs[0], nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("cannot probe: no address is known of %s%s", p.Node, keyOf(p.Endpoint))
+}
+
+func keyOf(e *model.Endpoint) string {
+	if e == nil {
+		return ""
+	}
+	return e.Key()
+}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -21,12 +22,18 @@ import (
 // FromOutside is the origin of probes that come from outside of the cluster.
 const FromOutside = "outside"
 
+// nodeOrigin marks a node's name as the origin of a probe; no pod's key holds a colon.
+const nodeOrigin = "node:"
+
+// NodeOrigin is the origin of probes that a node itself sends.
+func NodeOrigin(name string) string { return nodeOrigin + name }
+
 // maxProbes is how many probes run at the same time.
 const maxProbes = 256
 
 // Probe is a question: does a connection come about?
 type Probe struct {
-	From     string // "namespace/name" of a pod, or FromOutside
+	From     string // "namespace/name" of a pod, NodeOrigin of a node, or FromOutside
 	To       netip.Addr
 	Protocol model.Protocol // TCP or UDP
 	Port     uint16
@@ -126,6 +133,8 @@ func (l *Lab) netNS(from string) (netns.NsHandle, error) {
 	var s *space
 	if p := l.pods[from]; p != nil {
 		s = p.space
+	} else if n := l.nodes[strings.TrimPrefix(from, nodeOrigin)]; n != nil && strings.HasPrefix(from, nodeOrigin) {
+		s = n.space
 	} else if from == FromOutside && l.outside != nil {
 		s = l.outside.space
 	} else {

@@ -1,0 +1,279 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sallyport-dev/sallyport/agent"
+	"github.com/sallyport-dev/sallyport/lab"
+	"github.com/sallyport-dev/sallyport/manifest"
+	"github.com/sallyport-dev/sallyport/model"
+	"github.com/sallyport-dev/sallyport/policytest"
+	"github.com/sallyport-dev/sallyport/report"
+)
+
+// probeTimeout is how long a probe waits before it counts as dropped. In the
+// lab an answer comes within a millisecond.
+const probeTimeout = 500 * time.Millisecond
+
+type labFlags struct {
+	probe, watch bool
+	test         string
+}
+
+func newLab(s *session) *cobra.Command {
+	var f labFlags
+	c := &cobra.Command{
+		Use:   "lab -f MANIFESTS",
+		Short: "Turn manifests into pods on this machine and enforce their policies in the kernel",
+		Long: `Makes a network namespace for every pod and node of the input, serves every
+declared container port, translates Services, answers DNS, and enforces the
+policies with the same agent that runs in a cluster. It stays up until it is
+interrupted, and removes everything then. Needs root.`,
+		Example: `  sudo sallyport lab -f manifests/ --nodes 3 --watch
+  sudo sallyport lab -f manifests/ --probe
+  sudo sallyport lab -f manifests/ --test expectations.yaml
+  sudo sallyport lab exec shop/web -- curl -m 2 http://db.shop:5432
+  sudo sallyport lab down`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return s.lab(c.Context(), f) },
+	}
+	s.inputFlags(c)
+	c.Flags().BoolVar(&f.probe, "probe", false, "connect every pair on every port, compare with what was computed, and exit")
+	c.Flags().StringVar(&f.test, "test", "", "run this PolicyTest with real connections, and exit")
+	c.Flags().BoolVar(&f.watch, "watch", false, "watch the files and apply every change")
+	c.AddCommand(newLabExec(s), newLabDown())
+	return c
+}
+
+func newLabExec(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "exec NAMESPACE/POD -- COMMAND", Short: "Run a command in a pod of the lab that is up", Args: cobra.MinimumNArgs(2),
+		Example: "  sudo sallyport lab exec shop/web -- curl -m 2 http://db.shop:5432",
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := lab.ExecIn(c.Context(), args[0], args[1:], s.stdin, s.stdout, s.stderr); err != nil {
+				return environment(err)
+			}
+			return nil
+		},
+	}
+}
+
+func newLabDown() *cobra.Command {
+	return &cobra.Command{
+		Use: "down", Short: "Remove everything that a lab left on this machine", Args: cobra.NoArgs,
+		Example: "  sudo sallyport lab down",
+		RunE: func(*cobra.Command, []string) error {
+			if err := requireRoot(); err != nil {
+				return err
+			}
+			if err := agent.RemoveLab(); err != nil {
+				return environment(err)
+			}
+			return nil
+		},
+	}
+}
+
+func requireRoot() error {
+	if os.Geteuid() != 0 {
+		return environment(errors.New("the lab needs root, for network namespaces and BPF; run it with sudo"))
+	}
+	return nil
+}
+
+func (s *session) lab(ctx context.Context, f labFlags) (err error) {
+	if err := requireRoot(); err != nil {
+		return err
+	}
+	r, err := s.load()
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	l, err := agent.StartLab(ctx, lab.WithDNS(r.Cluster))
+	if err != nil {
+		return environment(err)
+	}
+	defer func() {
+		if stopErr := l.Stop(); stopErr != nil && err == nil {
+			err = environment(stopErr)
+		}
+	}()
+	fmt.Fprintf(s.stderr, "lab is up: %d pods on %d nodes, %d policies enforced (%s)\n",
+		len(l.Cluster().Endpoints), len(l.Cluster().Nodes), len(l.Cluster().Policies), time.Since(began).Round(time.Millisecond))
+	switch {
+	case f.test != "":
+		return s.labTest(ctx, l, r, f.test)
+	case f.probe:
+		return s.labProbe(ctx, l)
+	}
+	return s.labStay(ctx, l, f)
+}
+
+// labStay keeps the lab up, following the files if asked to. Input that is
+// wrong changes nothing: the last good state holds.
+func (s *session) labStay(ctx context.Context, l *agent.Lab, f labFlags) error {
+	fmt.Fprintln(s.stderr, "run a command in a pod with: sallyport lab exec NAMESPACE/POD -- COMMAND; end with Ctrl-C")
+	if !f.watch {
+		<-ctx.Done()
+		return nil
+	}
+	return watchFiles(ctx, s.files, func() {
+		began := time.Now()
+		r, err := s.load()
+		if err == nil {
+			err = l.Update(ctx, lab.WithDNS(r.Cluster))
+		}
+		if err != nil {
+			fmt.Fprintln(s.stderr, "not applied, the last good state holds:", err)
+			return
+		}
+		fmt.Fprintf(s.stderr, "applied: %d policies (%s)\n", len(r.Cluster.Policies), time.Since(began).Round(time.Millisecond))
+	})
+}
+
+// labProbe prints what was observed beside what was computed.
+func (s *session) labProbe(ctx context.Context, l *agent.Lab) error {
+	list := l.Pairs()
+	fmt.Fprintf(s.stderr, "probing %d connections\n", len(list))
+	l.Observe(ctx, list, probeTimeout)
+	return s.printObservations(list)
+}
+
+func (s *session) printObservations(list []agent.Observation) error {
+	p := paint(s.stdout)
+	src, dst := len("FROM"), len("TO")
+	for _, o := range list {
+		src, dst = max(src, len(o.From)), max(dst, len(o.To))
+	}
+	fmt.Fprintf(s.stdout, "%-*s  %-*s  %-9s  %-8s  %s\n", src, "FROM", dst, "TO", "PORT", "COMPUTED", "OBSERVED")
+	wrong := 0
+	for _, o := range list {
+		mark := ""
+		if !o.Agrees() {
+			wrong++
+			mark = p.Colour("31", "  differs")
+		}
+		fmt.Fprintf(s.stdout, "%-*s  %-*s  %-9s  %-8s  %s%s\n", src, o.From, dst, o.To,
+			fmt.Sprintf("%d/%s", o.Port, o.Protocol), p.Verdict(verdictWord(o.Computed.Allowed)), o.Outcome, mark)
+	}
+	fmt.Fprintf(s.stdout, "%d connections as computed, %d not\n", len(list)-wrong, wrong)
+	if wrong > 0 {
+		return exit{code: ExitFindings}
+	}
+	return nil
+}
+
+func verdictWord(allowed bool) string {
+	if allowed {
+		return "allow"
+	}
+	return "deny"
+}
+
+// labTest runs a PolicyTest with real connections.
+func (s *session) labTest(ctx context.Context, l *agent.Lab, r *manifest.Result, file string) error {
+	cases, err := s.cases(r.Tests, []string{file})
+	if err != nil {
+		return err
+	}
+	var results []caseResult
+	failed := false
+	for i := range cases {
+		c, err := s.labCase(ctx, l, &cases[i])
+		if err != nil {
+			return environment(err)
+		}
+		failed = failed || !c.Passed
+		results = append(results, c)
+	}
+	if err := printTestText(s.stdout, paint(s.stdout), results); err != nil {
+		return err
+	}
+	if failed {
+		return exit{code: ExitFindings}
+	}
+	return nil
+}
+
+// labCase observes every check of a case and holds it against the expectation.
+func (s *session) labCase(ctx context.Context, l *agent.Lab, c *policytest.Case) (caseResult, error) {
+	out := caseResult{Name: c.Name, Test: c.Test, Expect: verdictWord(c.Allow), Passed: true, place: c.Source.Place()}
+	checks, err := policytest.Expand(l.Matrix, c)
+	if err != nil {
+		out.Passed = false
+		out.Failures = []failure{{Error: err.Error()}}
+		return out, nil
+	}
+	var list []agent.Observation
+	var of []policytest.Check
+	for _, k := range checks {
+		for _, key := range probedKeys(k) {
+			o, err := l.Observation(k.From, k.To, key)
+			if err != nil {
+				return out, err
+			}
+			list, of = append(list, o), append(of, k)
+		}
+	}
+	out.Checks = len(list)
+	if len(list) == 0 {
+		out.Passed = false
+		out.Failures = []failure{{Error: "nothing in this case can be probed: no TCP or UDP port is served"}}
+	}
+	l.Observe(ctx, list, probeTimeout)
+	for i, o := range list {
+		reached := o.Outcome == lab.Connected || o.Outcome == lab.Refused
+		if o.Outcome != lab.Failed && reached == c.Allow {
+			continue
+		}
+		out.Passed = false
+		from, to := partyName(of[i].From, c.From.Text), partyName(of[i].To, c.To.Text)
+		key := model.PortKeyOf(o.Protocol, o.Port)
+		e := report.Explain(from, to, key, l.Matrix.Verdict(of[i].From, of[i].To, key))
+		out.Failures = append(out.Failures, failure{From: from, To: to, Differs: fmt.Sprintf("%s (observed: %s)", key, o.Outcome), Explanation: &e})
+	}
+	return out, nil
+}
+
+// probedKeys lists the ports of a check to connect to: single ports as they
+// are, of ranges the ends and what the destination serves.
+func probedKeys(k policytest.Check) []model.PortKey {
+	var out []model.PortKey
+	add := func(key model.PortKey) {
+		if p := key.Protocol(); (p == model.TCP || p == model.UDP) && key.Port() != 0 && k.Ports.Contains(key) {
+			out = append(out, key)
+		}
+	}
+	for _, iv := range k.Ports {
+		if iv.First.Protocol() == iv.Last.Protocol() {
+			add(iv.First)
+			if iv.Last != iv.First {
+				add(iv.Last)
+			}
+		}
+	}
+	if k.To.Endpoint != nil {
+		for _, p := range k.To.Endpoint.Ports {
+			if key := model.PortKeyOf(p.Protocol, p.Number); !containsKey(out, key) {
+				add(key)
+			}
+		}
+	}
+	return out
+}
+
+func containsKey(keys []model.PortKey, key model.PortKey) bool {
+	for _, k := range keys {
+		if k == key {
+			return true
+		}
+	}
+	return false
+}
