@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -27,17 +26,21 @@ type Lab struct {
 	Matrix  *engine.Matrix
 	cluster *model.Cluster
 	agents  map[string]*Agent
+	behind  map[string]bool // nodes that have not published the last change
 }
 
 // StartLab removes what an earlier lab left, makes the cluster's namespaces
-// and enforces its policies. If that fails nothing is left.
+// and enforces its policies. A node's program is in place before its first
+// pod is connected, and forwards nothing until the policies are published. If
+// StartLab fails nothing is left.
 func StartLab(ctx context.Context, c *model.Cluster) (*Lab, error) {
 	if err := RemoveLab(); err != nil {
 		return nil, err
 	}
-	l := &Lab{Lab: lab.New(lab.Config{}), Matrix: engine.Compile(c), cluster: c, agents: map[string]*Agent{}}
+	l := &Lab{Matrix: engine.Compile(c), cluster: c, agents: map[string]*Agent{}, behind: map[string]bool{}}
+	l.Lab = lab.New(lab.Config{NodeUp: l.nodeUp, NodeDown: l.nodeDown})
 	if err := l.Lab.Up(ctx, c); err != nil {
-		return nil, err
+		return nil, errors.Join(err, removePins())
 	}
 	if err := l.enforce(engine.Delta{Full: true}); err != nil {
 		return nil, errors.Join(err, l.Stop())
@@ -45,15 +48,32 @@ func StartLab(ctx context.Context, c *model.Cluster) (*Lab, error) {
 	return l, nil
 }
 
+func (l *Lab) nodeUp(name string) error {
+	a, err := New(Config{Pin: filepath.Join(LabPins, name), NetNS: l.NodeNetNS(name)})
+	if err != nil {
+		return fmt.Errorf("cannot enforce on %s: %w", name, err)
+	}
+	l.agents[name], l.behind[name] = a, true
+	return nil
+}
+
+// nodeDown ends the enforcement with the node: a pinned link would keep its
+// namespace alive.
+func (l *Lab) nodeDown(name string) error {
+	a := l.agents[name]
+	if a == nil {
+		return nil
+	}
+	delete(l.agents, name)
+	return a.Remove()
+}
+
 // Update makes lab and kernel follow the cluster. A pod that appears is closed
 // until its policies are in force.
 func (l *Lab) Update(ctx context.Context, c *model.Cluster) error {
-	if err := l.Lab.Update(ctx, c); err != nil {
-		return err
-	}
 	d := l.Matrix.Apply(engine.Between(l.cluster, c))
 	l.cluster = c
-	return l.enforce(d)
+	return errors.Join(l.Lab.Update(ctx, c), l.enforce(d))
 }
 
 // Cluster is what the lab shows at present.
@@ -62,22 +82,26 @@ func (l *Lab) Cluster() *model.Cluster { return l.cluster }
 // Agent is the agent of a node, or nil.
 func (l *Lab) Agent(node string) *Agent { return l.agents[node] }
 
+// enforce publishes on every node, also if one of them fails: that one
+// compares everything the next time.
 func (l *Lab) enforce(d engine.Delta) error {
+	var errs []error
 	for _, n := range l.cluster.Nodes {
+		a := l.agents[n.Name]
+		if a == nil {
+			continue // the node could not be made; Lab.Update has said why
+		}
 		delta := d
-		if l.agents[n.Name] == nil {
-			a, err := New(Config{Pin: filepath.Join(LabPins, n.Name), NetNS: l.NodeNetNS(n.Name)})
-			if err != nil {
-				return fmt.Errorf("cannot enforce on %s: %w", n.Name, err)
-			}
-			l.agents[n.Name] = a
+		if l.behind[n.Name] {
 			delta = engine.Delta{Full: true}
 		}
-		if err := l.agents[n.Name].Publish(l.Matrix, delta, l.placement(n)); err != nil {
-			return fmt.Errorf("cannot enforce on %s: %w", n.Name, err)
+		err := a.Publish(l.Matrix, delta, l.placement(n))
+		l.behind[n.Name] = err != nil
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot enforce on %s: %w", n.Name, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // placement says which pods are on the node, by which device.
@@ -101,14 +125,7 @@ func (l *Lab) placement(n model.Node) datapath.Placement {
 }
 
 // Stop ends the enforcement and removes the lab.
-func (l *Lab) Stop() error {
-	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(l.agents)) {
-		errs = append(errs, l.agents[name].Remove())
-	}
-	errs = append(errs, l.Lab.Down(), removePins())
-	return errors.Join(errs...)
-}
+func (l *Lab) Stop() error { return errors.Join(l.Lab.Down(), removePins()) }
 
 // RemoveLab removes what a lab of any process left on this machine: links
 // first, since a pinned link keeps a network namespace alive.

@@ -159,9 +159,21 @@ func (m *Matrix) Outside() []netip.Addr {
 	return out
 }
 
+// ordinary are addresses that a packet can really carry, for prefixes such as
+// 0.0.0.0/0 whose first address is none.
+var ordinary = []netip.Addr{
+	netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("8.0.0.1"),
+	netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2600::1"),
+}
+
 // representative finds an address whose longest prefix the node is: it steps
 // over the node's children.
 func (m *Matrix) representative(n *prefixNode) (netip.Addr, bool) {
+	for _, a := range ordinary {
+		if m.longest(a, a.BitLen()) == n {
+			return a, true
+		}
+	}
 	for a := n.prefix.Addr(); a.IsValid() && n.prefix.Contains(a); {
 		inner := m.longest(a, a.BitLen())
 		if inner == n {

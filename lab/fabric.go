@@ -142,7 +142,11 @@ func (l *Lab) addNode(m model.Node) error {
 	l.lastNode++
 	n := &node{space: s, model: m, number: l.lastNode, routes: map[netip.Prefix]hop{}}
 	l.nodes[m.Name] = n
-	if err := l.connectNode(n); err != nil {
+	err = l.connectNode(n)
+	if err == nil && l.cfg.NodeUp != nil {
+		err = l.cfg.NodeUp(m.Name)
+	}
+	if err != nil {
 		return errors.Join(err, l.removeNode(m.Name))
 	}
 	return nil
@@ -169,12 +173,16 @@ func (l *Lab) connectNode(n *node) (err error) {
 func (l *Lab) removeNode(name string) error {
 	n := l.nodes[name]
 	delete(l.nodes, name)
+	var err error
+	if l.cfg.NodeDown != nil {
+		err = l.cfg.NodeDown(name)
+	}
 	// The fabric's end goes with the other end, but only once the kernel has
 	// got round to it; a node of the same name may come before.
 	if link, err := l.fabric.nl.LinkByName("sp" + shortHash(n.name)); err == nil {
 		_ = l.fabric.nl.LinkDel(link)
 	}
-	return n.close()
+	return errors.Join(err, n.close())
 }
 
 // syncAllRoutes brings the routes of all nodes and of the outside up to date.

@@ -18,6 +18,10 @@ import (
 type Config struct {
 	// NoServers leaves the pods without servers and DNS.
 	NoServers bool
+	// NodeUp is called, if set, when a node's namespace is there and before
+	// any pod is connected to it; NodeDown before the namespace is removed.
+	// They must not call the Lab, but may take NodeNetNS's path.
+	NodeUp, NodeDown func(name string) error
 }
 
 // Lab is a cluster of network namespaces. Its methods may be called from
