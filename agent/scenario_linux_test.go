@@ -67,4 +67,3 @@ func TestScenariosWithRealPackets(t *testing.T) {
 		t.Run(s.Name, func(t *testing.T) { scenarios.Run(t, s, kernel{}) })
 	}
 }
-
