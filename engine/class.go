@@ -42,6 +42,7 @@ const otherValue = "\x00"
 // interest is what selectors in force look at in one label.
 type interest struct {
 	all    bool // every value tells (prefix, suffix, contains)
+	exists bool // presence tells
 	values map[string]struct{}
 }
 
@@ -60,7 +61,6 @@ func (m *Matrix) noteSelector(s model.Selector, widened func(key string)) {
 			it = &interest{values: map[string]struct{}{}}
 			m.interest[s.Key] = it
 			m.insertKey(s.Key)
-			widened(s.Key)
 		}
 		switch s.Op {
 		case model.SelectIn, model.SelectNotIn:
@@ -69,6 +69,11 @@ func (m *Matrix) noteSelector(s model.Selector, widened func(key string)) {
 					it.values[v] = struct{}{}
 					widened(s.Key)
 				}
+			}
+		case model.SelectExists, model.SelectNotExists:
+			if !it.exists {
+				it.exists = true
+				widened(s.Key)
 			}
 		case model.SelectPrefix, model.SelectSuffix, model.SelectContains:
 			if !it.all {
@@ -96,16 +101,17 @@ func (m *Matrix) notePort(n named) bool {
 	return true
 }
 
-// project is the label's value as far as selectors can tell.
-func (m *Matrix) project(key, value string) string {
+// project is the label's value as far as selectors can tell; ok is false if
+// they cannot even tell that the label is there.
+func (m *Matrix) project(key, value string) (projected string, ok bool) {
 	it := m.interest[key]
 	if it.all {
-		return value
+		return value, true
 	}
 	if _, ok := it.values[value]; ok {
-		return value
+		return value, true
 	}
-	return otherValue
+	return otherValue, it.exists
 }
 
 // memoKey finds pods of one template without looking at their labels again.
@@ -125,8 +131,10 @@ func (m *Matrix) classKey(b []byte, e *model.Endpoint) []byte {
 	b = appendString(b, e.Namespace)
 	for _, k := range m.labelKeys {
 		if v, ok := e.Labels[k]; ok {
-			b = appendString(b, k)
-			b = appendString(b, m.project(k, v))
+			if v, ok = m.project(k, v); ok {
+				b = appendString(b, k)
+				b = appendString(b, v)
+			}
 		}
 	}
 	b = append(b, 0xff)
@@ -148,7 +156,9 @@ func (m *Matrix) newClass(key string, e *model.Endpoint) *class {
 	c := &class{key: key, namespace: e.Namespace, labels: map[string]string{}}
 	for _, k := range m.labelKeys {
 		if v, ok := e.Labels[k]; ok {
-			c.labels[k] = m.project(k, v)
+			if v, ok = m.project(k, v); ok {
+				c.labels[k] = v
+			}
 		}
 	}
 	for _, n := range m.portNames {

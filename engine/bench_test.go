@@ -1,0 +1,103 @@
+package engine_test
+
+import (
+	"strconv"
+	"testing"
+
+	"github.com/sallyport-dev/sallyport/engine"
+	"github.com/sallyport-dev/sallyport/engine/synth"
+	"github.com/sallyport-dev/sallyport/model"
+)
+
+// pairs walks all pairs and returns how many connect.
+func pairs(m *engine.Matrix) int {
+	n := 0
+	for range m.EachPair() {
+		n++
+	}
+	return n
+}
+
+func BenchmarkCompileAndAllPairs(b *testing.B) {
+	c := synth.Scale(synth.Ten)
+	var m *engine.Matrix
+	n := 0
+	for b.Loop() {
+		m = engine.Compile(c)
+		n = pairs(m)
+	}
+	groups := len(m.Groups())
+	b.ReportMetric(float64(m.Identities()), "identities")
+	b.ReportMetric(100*float64(n)/float64(groups*groups), "%connected")
+}
+
+func BenchmarkCompile100k(b *testing.B) {
+	c := synth.Scale(synth.Hundred)
+	for b.Loop() {
+		engine.Compile(c)
+	}
+}
+
+// warm compiles the cluster and all its gates.
+func warm() (*model.Cluster, *engine.Matrix) {
+	c := synth.Scale(synth.Ten)
+	m := engine.Compile(c)
+	pairs(m)
+	return c, m
+}
+
+func BenchmarkPodOfKnownWorkloadAppears(b *testing.B) {
+	c, m := warm()
+	i := 0
+	for b.Loop() {
+		e := c.Endpoints[i%len(c.Endpoints)]
+		e.Name += "-new"
+		if i%2 == 0 {
+			m.Apply(engine.Change{Endpoints: []*model.Endpoint{&e}})
+		} else {
+			m.Apply(engine.Change{DeletedEndpoints: []string{c.Endpoints[(i-1)%len(c.Endpoints)].Key() + "-new"}})
+		}
+		i++
+	}
+}
+
+// recompute is what a publisher asks after a change: the doors that it touched.
+func recompute(m *engine.Matrix, d engine.Delta) {
+	for _, key := range d.Endpoints {
+		m.Gate(key, model.Ingress)
+		m.Gate(key, model.Egress)
+	}
+}
+
+func BenchmarkPolicyChangesWithoutSplit(b *testing.B) {
+	c, m := warm()
+	i := 0
+	for b.Loop() {
+		p := *c.Policies[100+i%4000] // past the default denies, which have no rules
+		in := *p.Ingress
+		in.Rules = append([]model.Rule(nil), in.Rules...)
+		in.Rules[0].Ports, in.Rules[0].AnyPort = []model.Port{{Protocol: model.TCP, First: uint16(7000 + i%50), Last: uint16(7000 + i%50)}}, false
+		p.Ingress = &in
+		recompute(m, m.Apply(engine.Change{Policies: []*model.Policy{&p}}))
+		i++
+	}
+}
+
+func BenchmarkPolicySplitsATenthOfThePods(b *testing.B) {
+	c, _ := warm()
+	for i := 0; b.Loop(); i++ {
+		b.StopTimer()
+		m := engine.Compile(c)
+		pairs(m)
+		// A tenth of the pods by a label value that no policy has asked for.
+		p := &model.Policy{
+			Source: model.Source{Kind: "NetworkPolicy", Namespace: "ns-0", Name: "split" + strconv.Itoa(i)}, Tier: model.TierDefault, Order: model.KubernetesOrder,
+			Subject: model.EndpointSelector{Namespace: "ns-0", Pods: model.MatchLabels(map[string]string{"app": "app-1"})},
+			Ingress: &model.Section{DefaultDeny: true, Rules: []model.Rule{{AnyPort: true, Peers: []model.Peer{{
+				Pods: &model.EndpointSelector{Pods: model.MatchLabels(map[string]string{"version": strconv.Itoa(i % 13)})},
+			}}}}},
+		}
+		b.StartTimer()
+		recompute(m, m.Apply(engine.Change{Policies: []*model.Policy{p}}))
+	}
+}
