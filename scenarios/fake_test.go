@@ -25,34 +25,44 @@ func (Fake) Start(t testing.TB, s *scenarios.Scenario) scenarios.World {
 	w := fakeWorld{nodes: map[string]*fakeNode{}}
 	m := engine.Compile(s.Cluster)
 	for _, n := range s.Cluster.Nodes {
-		f := &fakeNode{kernel: &datapath.Fake{}, addresses: n.IPs, devices: map[string]uint32{}}
-		placement := datapath.Placement{Local: f.devices, Node: n.IPs}
-		for _, other := range s.Cluster.Nodes {
-			if other.Name != n.Name {
-				placement.Nodes = append(placement.Nodes, other.IPs...)
-			}
-		}
-		for i := range s.Cluster.Endpoints {
-			if e := &s.Cluster.Endpoints[i]; e.Node == n.Name && !e.HostNetwork {
-				f.devices[e.Key()] = uint32(10 + len(f.devices))
-			}
-		}
-		publisher := &datapath.Publisher{Planner: datapath.NewPlanner(datapath.DefaultLimits(), nil), Kernel: f.kernel}
-		if err := publisher.Publish(m, engine.Delta{Full: true}, placement); err != nil {
-			t.Fatalf("cannot publish %s to node %s: %v", s.Name, n.Name, err)
-		}
+		f := newFakeNode(s.Cluster, n)
+		f.publish(t, m, engine.Delta{Full: true})
 		w.nodes[n.Name] = f
 	}
 	return scenarios.Judge(w.judge)
+}
+
+func newFakeNode(c *model.Cluster, n model.Node) *fakeNode {
+	f := &fakeNode{kernel: &datapath.Fake{}, addresses: n.IPs, devices: map[string]uint32{}}
+	f.publisher = &datapath.Publisher{Planner: datapath.NewPlanner(datapath.DefaultLimits(), nil), Kernel: f.kernel}
+	for _, other := range c.Nodes {
+		if other.Name != n.Name {
+			f.others = append(f.others, other.IPs...)
+		}
+	}
+	for i := range c.Endpoints {
+		if e := &c.Endpoints[i]; e.Node == n.Name && !e.HostNetwork {
+			f.devices[e.Key()] = uint32(10 + len(f.devices))
+		}
+	}
+	return f
+}
+
+func (n *fakeNode) publish(t testing.TB, m *engine.Matrix, d engine.Delta) {
+	t.Helper()
+	if err := n.publisher.Publish(m, d, datapath.Placement{Local: n.devices, Node: n.addresses, Nodes: n.others}); err != nil {
+		t.Fatalf("cannot publish to the node with %v: %v", n.addresses, err)
+	}
 }
 
 type fakeWorld struct{ nodes map[string]*fakeNode }
 
 // fakeNode is one node: its kernel, its own addresses and its pods' devices.
 type fakeNode struct {
-	kernel    *datapath.Fake
-	addresses []netip.Addr
-	devices   map[string]uint32
+	kernel            *datapath.Fake
+	publisher         *datapath.Publisher
+	addresses, others []netip.Addr // its own, and the other nodes'
+	devices           map[string]uint32
 }
 
 // place is where one end of a connection is.

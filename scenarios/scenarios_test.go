@@ -26,7 +26,7 @@ func load(t *testing.T) []*scenarios.Scenario {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(all) < 30 {
+	if len(all) < 200 {
 		t.Fatalf("only %d scenarios", len(all))
 	}
 	return all
@@ -41,6 +41,34 @@ func runAll(t *testing.T, e scenarios.Executor) {
 func TestEngine(t *testing.T)   { runAll(t, scenarios.Engine{}) }
 func TestVerdicts(t *testing.T) { runAll(t, scenarios.Verdicts{}) }
 func TestFake(t *testing.T)     { runAll(t, Fake{}) }
+
+// A case that holds whatever the verdict is would prove nothing: each executor
+// must find that the opposite of every check is false.
+func TestTheOppositeOfEveryCheckIsNoticed(t *testing.T) {
+	for _, e := range []scenarios.Executor{scenarios.Engine{}, scenarios.Verdicts{}, Fake{}} {
+		for _, s := range load(t) {
+			world, m := e.Start(t, s), engine.Compile(s.Cluster)
+			for i := range s.Cases {
+				opposite(t, s, m, world, s.Cases[i])
+			}
+		}
+	}
+}
+
+func opposite(t *testing.T, s *scenarios.Scenario, m *engine.Matrix, w scenarios.World, c policytest.Case) {
+	t.Helper()
+	checks, err := policytest.Expand(m, &c)
+	if err != nil {
+		t.Fatalf("%s: %v", s.Name, err)
+	}
+	c.Allow = !c.Allow
+	for _, k := range checks {
+		differs, err := w.Differs(k)
+		if err != nil || len(differs) == 0 {
+			t.Errorf("%s: %s: the opposite of %q passes (%v)", s.Name, c.Source.Place(), c.Name, err)
+		}
+	}
+}
 
 func TestProblems(t *testing.T) {
 	for _, s := range load(t) {
@@ -113,15 +141,17 @@ func explain(t *testing.T, s *scenarios.Scenario, file []byte) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	from, to := party(t, m, src), party(t, m, dst)
+	to := party(t, m, dst, engine.Party{})
+	from := party(t, m, src, to)
 	var out bytes.Buffer
 	report.Explain(src, dst, p.Interval.First, m.Verdict(from, to, p.Interval.First)).Text(&out, report.Paint{})
 	return command + "\n" + out.String()
 }
 
-func party(t *testing.T, m *engine.Matrix, text string) engine.Party {
+// party is the one end that the text means; peer is the other, whose node "node" is.
+func party(t *testing.T, m *engine.Matrix, text string, peer engine.Party) engine.Party {
 	t.Helper()
-	parties, err := policytest.ParseSide(text).Parties(m, nil)
+	parties, err := policytest.ParseSide(text).Parties(m, []engine.Party{peer})
 	if err != nil {
 		t.Fatal(err)
 	}
