@@ -99,11 +99,12 @@ func (c Cursor) Mapping() bool {
 }
 
 // Done reports every field of the mapping that nobody asked for, and every
-// field written twice.
-func (c Cursor) Done() {
+// field written twice. It says whether there was none.
+func (c Cursor) Done() bool {
 	if !c.isMapping() {
-		return
+		return true
 	}
+	clean := true
 	seen := map[string]bool{}
 	for i := 0; i+1 < len(c.node.Content); i += 2 {
 		name := c.node.Content[i].Value
@@ -111,11 +112,14 @@ func (c Cursor) Done() {
 		switch {
 		case seen[name]:
 			at.Error("field is written twice", "keep one of them")
+			clean = false
 		case !slices.Contains(*c.known, name):
 			at.Error("unknown field "+strconv.Quote(name), suggest(name, *c.known))
+			clean = false
 		}
 		seen[name] = true
 	}
+	return clean
 }
 
 func suggest(name string, known []string) string {

@@ -50,7 +50,7 @@ func Selector(c Cursor) (model.Selector, bool) {
 		ok = ok && good
 		args = append(args, r)
 	}
-	c.Done()
+	ok = c.Done() && ok
 	if !ok {
 		return model.Selector{Op: model.SelectNone}, false
 	}
@@ -109,6 +109,5 @@ func requirement(c Cursor) (model.Selector, bool) {
 	if !wantValues {
 		r.Values = nil
 	}
-	c.Done()
-	return r, ok
+	return r, c.Done() && ok
 }

@@ -57,13 +57,16 @@ func Decode(o field.Object) ([]*model.Policy, []model.Problem) {
 	ingress := d.rules(spec.Field("ingress"), "from")
 	egress := d.rules(spec.Field("egress"), "to")
 	inward, outward := policyTypes(spec, len(egress) > 0)
+	if !spec.Done() {
+		// Something is misspelt; it may have been a section.
+		inward, outward, ingress, egress = true, true, nil, nil
+	}
 	if inward {
 		p.Ingress = &model.Section{DefaultDeny: true, Rules: ingress}
 	}
 	if outward {
 		p.Egress = &model.Section{DefaultDeny: true, Rules: egress}
 	}
-	spec.Done()
 	return []*model.Policy{p}, problems.List
 }
 
@@ -129,7 +132,7 @@ func (d *decoder) rule(c field.Cursor, peersField string) model.Rule {
 	}
 	peers := c.Field(peersField)
 	ports := c.Field("ports")
-	c.Done()
+	clean := c.Done()
 	items := peers.Items()
 	r.AnyPeer = len(items) == 0 && (!peers.Present() || peers.IsList())
 	for _, i := range items {
@@ -144,6 +147,9 @@ func (d *decoder) rule(c field.Cursor, peersField string) model.Rule {
 			r.Ports = append(r.Ports, p)
 		}
 	}
+	if !clean { // a misspelt from or ports must not read as "everybody"
+		return model.Rule{Action: model.Allow, Source: r.Source}
+	}
 	return r
 }
 
@@ -153,7 +159,7 @@ func (d *decoder) peer(c field.Cursor) (model.Peer, bool) {
 		return out, false
 	}
 	pods, namespaces, block := c.Field("podSelector"), c.Field("namespaceSelector"), c.Field("ipBlock")
-	c.Done()
+	clean := c.Done()
 	switch {
 	case block.Present() && (pods.Present() || namespaces.Present()):
 		c.Error("ipBlock may not stand beside podSelector or namespaceSelector in one peer", "write two items of the list: each is an alternative")
@@ -161,7 +167,7 @@ func (d *decoder) peer(c field.Cursor) (model.Peer, bool) {
 	case block.Present():
 		b, ok := ipBlock(block)
 		out.Block = &b
-		return out, ok
+		return out, ok && clean
 	case !pods.Present() && !namespaces.Present():
 		c.Error("a peer must have one of podSelector, namespaceSelector, ipBlock", "to mean everybody leave the whole list out; to mean every pod write namespaceSelector: {}")
 		return out, false
@@ -175,7 +181,7 @@ func (d *decoder) peer(c field.Cursor) (model.Peer, bool) {
 		s.Namespace, s.Namespaces = "", namespaceLabels
 	}
 	out.Pods = s
-	return out, ok
+	return out, ok && clean
 }
 
 func ipBlock(c field.Cursor) (model.IPBlock, bool) {
@@ -184,8 +190,9 @@ func ipBlock(c field.Cursor) (model.IPBlock, bool) {
 		return out, false
 	}
 	cidr, except := c.Field("cidr"), c.Field("except")
-	c.Done()
+	clean := c.Done()
 	p, ok := prefix(cidr)
+	ok = ok && clean
 	out.CIDR = p
 	for _, e := range except.Items() {
 		x, good := prefix(e)
@@ -242,8 +249,7 @@ func port(c field.Cursor) (model.Port, bool) {
 		return out, false
 	}
 	number, end, protocol := c.Field("port"), c.Field("endPort"), c.Field("protocol")
-	c.Done()
-	ok := true
+	ok := c.Done()
 	if protocol.Present() {
 		switch protocol.String() {
 		case "TCP":
