@@ -27,23 +27,34 @@ type Lab struct {
 	cluster *model.Cluster
 	agents  map[string]*Agent
 	behind  map[string]bool // nodes that have not published the last change
+	unlock  func()          // lets the next lab of this machine begin
 }
 
 // StartLab removes what an earlier lab left, makes the cluster's namespaces
 // and enforces its policies. A node's program is in place before its first
 // pod is connected, and forwards nothing until the policies are published. If
-// StartLab fails nothing is left.
-func StartLab(ctx context.Context, c *model.Cluster) (*Lab, error) {
+// StartLab fails nothing is left. There is one lab on a machine: StartLab
+// waits for the one that is up to end.
+func StartLab(ctx context.Context, c *model.Cluster) (_ *Lab, err error) {
+	unlock, err := lab.Lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			unlock()
+		}
+	}()
 	if err := RemoveLab(); err != nil {
 		return nil, err
 	}
-	l := &Lab{Matrix: engine.Compile(c), cluster: c, agents: map[string]*Agent{}, behind: map[string]bool{}}
+	l := &Lab{Matrix: engine.Compile(c), cluster: c, agents: map[string]*Agent{}, behind: map[string]bool{}, unlock: unlock}
 	l.Lab = lab.New(lab.Config{NodeUp: l.nodeUp, NodeDown: l.nodeDown})
 	if err := l.Lab.Up(ctx, c); err != nil {
 		return nil, errors.Join(err, removePins())
 	}
 	if err := l.enforce(engine.Delta{Full: true}); err != nil {
-		return nil, errors.Join(err, l.Stop())
+		return nil, errors.Join(err, l.Lab.Down(), removePins())
 	}
 	return l, nil
 }
@@ -125,7 +136,10 @@ func (l *Lab) placement(n model.Node) datapath.Placement {
 }
 
 // Stop ends the enforcement and removes the lab.
-func (l *Lab) Stop() error { return errors.Join(l.Lab.Down(), removePins()) }
+func (l *Lab) Stop() error {
+	defer l.unlock()
+	return errors.Join(l.Lab.Down(), removePins())
+}
 
 // RemoveLab removes what a lab of any process left on this machine: links
 // first, since a pinned link keeps a network namespace alive.
