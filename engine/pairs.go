@@ -71,15 +71,21 @@ type pairing struct {
 	sets   []model.PortSet // 0 is empty, 1 is all
 	index  map[string]uint32
 	meets  map[uint64]uint32
-	dense  []uint32 // meets by a<<10|b for numbers below 1,024; 0 is unknown, else the number plus 1
+	dense  []uint32 // meets by a<<10|b for numbers below 1,024; 0 is unknown, else the number plus 1; nil if not worth it
 }
 
-const denseSets = 1 << 10
+const (
+	denseSets = 1 << 10
+	denseFrom = 128 // groups; fewer are not worth the table
+)
 
 func (m *Matrix) newPairing() *pairing {
 	p := &pairing{
 		groups: m.Groups(), sets: []model.PortSet{nil, model.AllPorts()}, index: map[string]uint32{},
-		meets: map[uint64]uint32{}, dense: make([]uint32, denseSets*denseSets),
+		meets: map[uint64]uint32{},
+	}
+	if len(p.groups) > denseFrom {
+		p.dense = make([]uint32, denseSets*denseSets)
 	}
 	p.index[setKey(p.sets[0])], p.index[setKey(p.sets[1])] = 0, 1
 	tables := map[*Gate][]uint32{}
@@ -212,7 +218,7 @@ func (p *pairing) meet(a, b uint32) uint32 {
 	if a == 1 || b == 0 {
 		return b
 	}
-	if a < denseSets && b < denseSets {
+	if p.dense != nil && a < denseSets && b < denseSets {
 		slot := &p.dense[a*denseSets+b]
 		if *slot == 0 {
 			*slot = p.number(p.sets[a].Intersect(p.sets[b])) + 1

@@ -1,0 +1,370 @@
+package engine_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"strconv"
+	"testing"
+
+	"github.com/sallyport-dev/sallyport/engine"
+	"github.com/sallyport-dev/sallyport/engine/reference"
+	"github.com/sallyport-dev/sallyport/model"
+)
+
+// chaos makes small hostile clusters: few labels so that selectors collide,
+// addresses and ports at the edges of blocks and ranges.
+type chaos struct {
+	*rand.Rand
+	tiers bool // also tiers, Deny, Pass, Log and ordered sections
+	next  int
+}
+
+func newChaos(seed uint64) *chaos {
+	return &chaos{Rand: rand.New(rand.NewPCG(seed, 1)), tiers: seed%3 == 0}
+}
+
+func pick[T any](c *chaos, list ...T) T { return list[c.IntN(len(list))] }
+
+func (c *chaos) labels() map[string]string {
+	out := map[string]string{}
+	for _, k := range []string{"a", "b", "c"} {
+		if c.IntN(3) > 0 {
+			out[k] = pick(c, "1", "2", "12")
+		}
+	}
+	return out
+}
+
+func (c *chaos) selector(depth int) model.Selector {
+	s := model.Selector{Key: pick(c, "a", "b", "c")}
+	switch n := c.IntN(12); {
+	case n < 2:
+		return model.Selector{}
+	case n < 5:
+		s.Op, s.Values = model.SelectIn, []string{pick(c, "1", "2", "12", "unused")}
+	case n == 5:
+		s.Op, s.Values = model.SelectIn, []string{"1", pick(c, "2", "12")}
+	case n == 6:
+		s.Op, s.Values = model.SelectNotIn, []string{pick(c, "1", "2", "12", "unused")}
+	case n == 7:
+		s.Op = pick(c, model.SelectExists, model.SelectNotExists)
+	case n == 8:
+		s.Op, s.Values = pick(c, model.SelectPrefix, model.SelectSuffix, model.SelectContains), []string{pick(c, "1", "2")}
+	case depth > 2:
+		s.Op, s.Key = model.SelectNone, ""
+	case n == 9:
+		return model.Selector{Op: model.SelectNot, Args: []model.Selector{c.selector(depth + 1)}}
+	default:
+		return model.Selector{Op: pick(c, model.SelectAnd, model.SelectOr), Args: []model.Selector{c.selector(depth + 1), c.selector(depth + 1)}}
+	}
+	return s
+}
+
+func (c *chaos) namespace() string { return pick(c, "x", "y", "z") }
+
+func (c *chaos) addr() netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 244, byte(c.IntN(2)), byte(1 + c.IntN(40))})
+}
+
+func (c *chaos) pod() model.Endpoint {
+	c.next++
+	e := model.Endpoint{
+		Namespace: c.namespace(), Name: "p" + strconv.Itoa(c.next), Labels: c.labels(), Node: pick(c, "n0", "n1"),
+		Workload: model.Workload{Kind: "Pod", Name: "p" + strconv.Itoa(c.next)},
+		IPs:      []netip.Addr{netip.AddrFrom4([4]byte{10, 244, byte(c.next / 200 % 2), byte(1 + c.next%200)})},
+	}
+	for _, name := range []string{"http", "dns"} {
+		if c.IntN(2) == 0 {
+			e.Ports = append(e.Ports, model.ContainerPort{Name: name, Protocol: pick(c, model.TCP, model.UDP), Number: pick[uint16](c, 53, 80, 8080)})
+		}
+	}
+	if c.IntN(8) == 0 {
+		e.HostNetwork = true
+		e.IPs = []netip.Addr{nodeAddr(e.Node)}
+	}
+	return e
+}
+
+func nodeAddr(name string) netip.Addr {
+	return netip.MustParseAddr("172.30.0." + strconv.Itoa(1+int(name[1]-'0')))
+}
+
+func (c *chaos) block() *model.IPBlock {
+	b := &model.IPBlock{CIDR: netip.MustParsePrefix(pick(c, "0.0.0.0/0", "10.0.0.0/8", "10.244.0.0/16", "10.244.0.0/27", "172.30.0.0/16", "172.30.0.2/32", "203.0.113.0/24", "203.0.113.128/25", "::/0"))}
+	for range c.IntN(3) {
+		e := netip.MustParsePrefix(pick(c, "10.244.0.16/28", "10.244.0.5/32", "203.0.113.0/25", "203.0.113.200/29", "172.30.0.1/32", "10.244.1.0/24"))
+		if b.CIDR.Contains(e.Addr()) && e.Bits() > b.CIDR.Bits() {
+			b.Except = append(b.Except, e)
+		}
+	}
+	return b
+}
+
+func (c *chaos) port() model.Port {
+	p := model.Port{Protocol: pick(c, model.TCP, model.UDP, model.SCTP)}
+	switch c.IntN(5) {
+	case 0:
+		p.Name = pick(c, "http", "dns", "nobody")
+	case 1:
+		p.Last = 65535
+	case 2:
+		p.First, p.Last = pick[uint16](c, 1, 53, 80), pick[uint16](c, 80, 8080, 65535)
+	default:
+		p.First = pick[uint16](c, 53, 80, 8080)
+		p.Last = p.First
+	}
+	return p
+}
+
+func (c *chaos) rule() model.Rule {
+	r := model.Rule{AnyPeer: c.IntN(6) == 0, AnyPort: c.IntN(3) == 0}
+	if c.tiers {
+		r.Action = pick(c, model.Allow, model.Allow, model.Deny, model.Pass, model.Log)
+	}
+	for range c.IntN(4) {
+		switch {
+		case r.AnyPeer:
+		case c.IntN(3) == 0:
+			r.Peers = append(r.Peers, model.Peer{Block: c.block()})
+		default:
+			s := c.endpointSelector()
+			r.Peers = append(r.Peers, model.Peer{Pods: &s})
+		}
+	}
+	for range c.IntN(3) {
+		if !r.AnyPort {
+			r.Ports = append(r.Ports, c.port())
+		}
+	}
+	return r
+}
+
+func (c *chaos) endpointSelector() model.EndpointSelector {
+	s := model.EndpointSelector{Pods: c.selector(0)}
+	if c.IntN(2) == 0 {
+		s.Namespace = c.namespace()
+	} else {
+		s.Namespaces = c.selector(0)
+	}
+	return s
+}
+
+func (c *chaos) policy() *model.Policy {
+	c.next++
+	p := &model.Policy{
+		Source: model.Source{Kind: "NetworkPolicy", Namespace: c.namespace(), Name: "q" + strconv.Itoa(c.next)},
+		Tier:   model.TierDefault, Order: model.KubernetesOrder, Subject: c.endpointSelector(),
+	}
+	if c.tiers {
+		p.Tier, p.Order = pick(c, model.TierAdmin, model.TierDefault, model.TierBaseline, "mine"), float64(c.IntN(3))
+		p.Staged = c.IntN(8) == 0
+	}
+	for _, s := range []**model.Section{&p.Ingress, &p.Egress} {
+		if c.IntN(3) == 0 {
+			continue
+		}
+		*s = &model.Section{DefaultDeny: !c.tiers || c.IntN(2) == 0, Ordered: c.tiers && c.IntN(2) == 0}
+		for range c.IntN(4) {
+			(*s).Rules = append((*s).Rules, c.rule())
+		}
+	}
+	return p
+}
+
+func (c *chaos) cluster() *model.Cluster {
+	out := &model.Cluster{PodRanges: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}
+	for _, n := range []string{"n0", "n1"} {
+		out.Nodes = append(out.Nodes, model.Node{Name: n, IPs: []netip.Addr{nodeAddr(n)}})
+	}
+	for _, n := range []string{"x", "y"} { // z is declared by nobody
+		out.Namespaces = append(out.Namespaces, c.namespaceObject(n))
+	}
+	for range 3 + c.IntN(8) {
+		out.Endpoints = append(out.Endpoints, c.pod())
+	}
+	for range c.IntN(7) {
+		out.Policies = append(out.Policies, c.policy())
+	}
+	return out
+}
+
+func (c *chaos) namespaceObject(name string) model.Namespace {
+	l := c.labels()
+	l[model.MetadataName] = name
+	return model.Namespace{Name: name, Labels: l}
+}
+
+// party is a pod, or an address at the edge of some block.
+func (c *chaos) party(cl *model.Cluster) (engine.Party, reference.Party) {
+	if len(cl.Endpoints) > 0 && c.IntN(4) > 0 {
+		e := &cl.Endpoints[c.IntN(len(cl.Endpoints))]
+		return engine.Party{Endpoint: e, Addr: e.IPs[0]}, reference.Party{Pod: e, Addr: e.IPs[0]}
+	}
+	a := netip.MustParseAddr(pick(c, "203.0.113.0", "203.0.113.127", "203.0.113.128", "203.0.113.200", "203.0.113.207", "203.0.113.208",
+		"8.8.8.8", "172.30.0.1", "172.30.0.2", "172.30.9.9", "10.0.0.1", "10.244.200.1", "10.243.255.255", "2001:db8::1"))
+	return engine.Party{Addr: a}, reference.Party{Addr: a}
+}
+
+func (c *chaos) key() model.PortKey {
+	p := pick(c, model.TCP, model.TCP, model.UDP, model.SCTP, model.ICMP)
+	return model.PortKeyOf(p, pick[uint16](c, 1, 52, 53, 54, 79, 80, 81, 8079, 8080, 8081, 65535))
+}
+
+// compare judges random flows both ways and reports the first difference.
+func compareWithReference(c *chaos, cl *model.Cluster, m *engine.Matrix, flows int) error {
+	for range flows {
+		src, rsrc := c.party(cl)
+		dst, rdst := c.party(cl)
+		key := c.key()
+		got, want := m.Verdict(src, dst, key), reference.Judge(cl, rsrc, rdst, key)
+		if got.Allowed != want.Allowed || got.Egress.Allowed != want.Egress || got.Ingress.Allowed != want.Ingress {
+			return fmt.Errorf("%v to %v on %v: engine egress %v (%s) ingress %v (%s), reference %+v", name(rsrc), name(rdst), key,
+				got.Egress.Allowed, got.Egress.Reason, got.Ingress.Allowed, got.Ingress.Reason, want)
+		}
+		if m.Connections(src, dst).Contains(key) != want.Allowed {
+			return fmt.Errorf("%v to %v on %v: Connections is %v, reference %v", name(rsrc), name(rdst), key, m.Connections(src, dst), want.Allowed)
+		}
+	}
+	return nil
+}
+
+func name(p reference.Party) string {
+	if p.Pod != nil {
+		return p.Pod.Key()
+	}
+	return p.Addr.String()
+}
+
+// comparePairs holds EachPair against Connections.
+func comparePairs(m *engine.Matrix) error {
+	groups := m.Groups()
+	seen := map[[2]int]string{}
+	for pair, ports := range m.EachPair() {
+		seen[pair] = ports.String()
+	}
+	for i, s := range groups {
+		for j, d := range groups {
+			src, dst := s.Endpoints[0], d.Endpoints[len(d.Endpoints)-1]
+			if src == dst || src.HostNetwork {
+				continue // the same pod; judged as from another node
+			}
+			if want := m.Connections(engine.Party{Endpoint: src}, engine.Party{Endpoint: dst}).String(); seen[[2]int{i, j}] != want {
+				return fmt.Errorf("%s to %s: EachPair says %q, Connections %q", src.Key(), dst.Key(), seen[[2]int{i, j}], want)
+			}
+		}
+	}
+	return nil
+}
+
+// scratchCase compiles one random cluster and compares.
+func scratchCase(seed uint64) error {
+	c := newChaos(seed)
+	cl := c.cluster()
+	m := engine.Compile(cl)
+	if err := compareWithReference(c, cl, m, 60); err != nil {
+		return err
+	}
+	return comparePairs(m)
+}
+
+// incrementalCase changes one random cluster step by step.
+func incrementalCase(seed uint64) error {
+	c := newChaos(seed)
+	cl := c.cluster()
+	m := engine.Compile(cl)
+	for step := range 12 {
+		next := c.mutate(cl)
+		m.Apply(engine.Between(cl, next))
+		cl = next
+		if err := compareWithReference(c, cl, m, 30); err != nil {
+			return fmt.Errorf("step %d: %w", step, err)
+		}
+		if err := comparePairs(m); err != nil {
+			return fmt.Errorf("step %d: %w", step, err)
+		}
+	}
+	return nil
+}
+
+// mutate returns a cluster with one to three things changed.
+func (c *chaos) mutate(cl *model.Cluster) *model.Cluster {
+	out := *cl
+	out.Endpoints = append([]model.Endpoint(nil), cl.Endpoints...)
+	out.Policies = append([]*model.Policy(nil), cl.Policies...)
+	out.Namespaces = append([]model.Namespace(nil), cl.Namespaces...)
+	for range 1 + c.IntN(3) {
+		switch n := c.IntN(9); {
+		case n < 2:
+			out.Endpoints = append(out.Endpoints, c.pod())
+		case n == 2 && len(out.Endpoints) > 1:
+			i := c.IntN(len(out.Endpoints))
+			out.Endpoints = append(out.Endpoints[:i:i], out.Endpoints[i+1:]...)
+		case n == 3 && len(out.Endpoints) > 0:
+			out.Endpoints[c.IntN(len(out.Endpoints))].Labels = c.labels()
+		case n < 6:
+			out.Policies = append(out.Policies, c.policy())
+		case n == 6 && len(out.Policies) > 0:
+			i := c.IntN(len(out.Policies))
+			p := c.policy()
+			p.Source = out.Policies[i].Source
+			out.Policies[i] = p
+		case n == 7 && len(out.Policies) > 0:
+			i := c.IntN(len(out.Policies))
+			out.Policies = append(out.Policies[:i:i], out.Policies[i+1:]...)
+		case n == 8:
+			i := c.IntN(len(out.Namespaces))
+			out.Namespaces[i] = c.namespaceObject(out.Namespaces[i].Name)
+		}
+	}
+	return &out
+}
+
+// cases is how many random cases a test tries: SALLYPORT_CASES, or a few seconds' worth.
+func cases(t *testing.T, standard uint64) uint64 {
+	t.Helper()
+	text := os.Getenv("SALLYPORT_CASES")
+	if text == "" {
+		return standard
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatalf("SALLYPORT_CASES: %v", err)
+	}
+	return n
+}
+
+func TestEngineEqualsReference(t *testing.T) {
+	for seed := range cases(t, 20_000) {
+		if err := scratchCase(seed); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+	}
+}
+
+func TestIncrementalEqualsReference(t *testing.T) {
+	for seed := range cases(t, 3_000) {
+		if err := incrementalCase(seed); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+	}
+}
+
+func FuzzEngineAgainstReference(f *testing.F) {
+	f.Add(uint64(1))
+	f.Fuzz(func(t *testing.T, seed uint64) {
+		if err := scratchCase(seed); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func FuzzIncremental(f *testing.F) {
+	f.Add(uint64(1))
+	f.Fuzz(func(t *testing.T, seed uint64) {
+		if err := incrementalCase(seed); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
