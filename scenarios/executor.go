@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/sallyport-dev/sallyport/engine"
+	"github.com/sallyport-dev/sallyport/engine/reference"
 	"github.com/sallyport-dev/sallyport/model"
 	"github.com/sallyport-dev/sallyport/policytest"
 )
@@ -161,4 +162,32 @@ func (Verdicts) Start(_ testing.TB, s *Scenario) World {
 	return Judge(func(from, to engine.Party, key model.PortKey) (bool, error) {
 		return m.Verdict(from, to, key).Allowed, nil
 	})
+}
+
+// Reference is the executor that asks the slow oracle, which shares no code
+// with the compiler.
+type Reference struct{}
+
+// Start needs nothing: the oracle reads the cluster anew for every question.
+func (Reference) Start(_ testing.TB, s *Scenario) World {
+	return Judge(func(from, to engine.Party, key model.PortKey) (bool, error) {
+		return reference.Judge(s.Cluster, referenceParty(s.Cluster, from), referenceParty(s.Cluster, to), key).Allowed, nil
+	})
+}
+
+// referenceParty gives the party the address that it leaves open.
+func referenceParty(c *model.Cluster, p engine.Party) reference.Party {
+	out := reference.Party{Pod: p.Endpoint, Addr: p.Addr}
+	if out.Addr.IsValid() {
+		return out
+	}
+	if p.Endpoint != nil && len(p.Endpoint.IPs) > 0 {
+		out.Addr = p.Endpoint.IPs[0]
+	}
+	for _, n := range c.Nodes {
+		if n.Name == p.Node && len(n.IPs) > 0 {
+			out.Addr = n.IPs[0]
+		}
+	}
+	return out
 }

@@ -38,14 +38,15 @@ func runAll(t *testing.T, e scenarios.Executor) {
 	}
 }
 
-func TestEngine(t *testing.T)   { runAll(t, scenarios.Engine{}) }
-func TestVerdicts(t *testing.T) { runAll(t, scenarios.Verdicts{}) }
-func TestFake(t *testing.T)     { runAll(t, Fake{}) }
+func TestEngine(t *testing.T)    { runAll(t, scenarios.Engine{}) }
+func TestVerdicts(t *testing.T)  { runAll(t, scenarios.Verdicts{}) }
+func TestReference(t *testing.T) { runAll(t, scenarios.Reference{}) }
+func TestFake(t *testing.T)      { runAll(t, Fake{}) }
 
 // A case that holds whatever the verdict is would prove nothing: each executor
 // must find that the opposite of every check is false.
 func TestTheOppositeOfEveryCheckIsNoticed(t *testing.T) {
-	for _, e := range []scenarios.Executor{scenarios.Engine{}, scenarios.Verdicts{}, Fake{}} {
+	for _, e := range []scenarios.Executor{scenarios.Engine{}, scenarios.Verdicts{}, scenarios.Reference{}, Fake{}} {
 		for _, s := range load(t) {
 			world, m := e.Start(t, s), engine.Compile(s.Cluster)
 			for i := range s.Cases {

@@ -23,31 +23,13 @@ func (u updated) Start(t testing.TB, s *scenarios.Scenario) scenarios.World {
 	m := engine.Compile(before.Cluster)
 	node := newFakeNode(before.Cluster, before.Cluster.Nodes[0])
 	node.publish(t, m, engine.Delta{Full: true})
-	node.publish(t, m, m.Apply(difference(before.Cluster, s.Cluster)))
+	node.publish(t, m, m.Apply(engine.Between(before.Cluster, s.Cluster)))
 	if u.fake {
 		return scenarios.Judge(fakeWorld{nodes: map[string]*fakeNode{s.Cluster.Nodes[0].Name: node}}.judge)
 	}
 	return scenarios.Judge(func(from, to engine.Party, key model.PortKey) (bool, error) {
 		return m.Verdict(from, to, key).Allowed, nil
 	})
-}
-
-// difference is everything of the new cluster, and what it lacks of the old.
-func difference(before, after *model.Cluster) engine.Change {
-	ch := engine.Change{Policies: after.Policies, Namespaces: after.Namespaces, Nodes: after.Nodes}
-	for i := range after.Endpoints {
-		ch.Endpoints = append(ch.Endpoints, &after.Endpoints[i])
-	}
-	kept := map[string]bool{}
-	for _, p := range after.Policies {
-		kept[engine.PolicyKey(p)] = true
-	}
-	for _, p := range before.Policies {
-		if !kept[engine.PolicyKey(p)] {
-			ch.DeletedPolicies = append(ch.DeletedPolicies, engine.PolicyKey(p))
-		}
-	}
-	return ch
 }
 
 func TestUpdates(t *testing.T) {
