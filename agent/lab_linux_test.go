@@ -12,9 +12,6 @@ import (
 	"github.com/sallyport-dev/sallyport/model"
 )
 
-// probePatience is how long a probe waits before it counts as dropped.
-const probePatience = 400 * time.Millisecond
-
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() == 0 {
