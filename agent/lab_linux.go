@@ -234,7 +234,7 @@ func (l *Lab) Observe(ctx context.Context, list []Observation, timeout time.Dura
 // gets its address in the lab's outside, and as a destination a server there.
 func (l *Lab) Observation(src, dst engine.Party, key model.PortKey) (Observation, error) {
 	o := Observation{Probe: lab.Probe{Protocol: key.Protocol(), Port: key.Port()}, Computed: l.Matrix.Verdict(src, dst, key)}
-	to, err := l.addressOf(dst)
+	to, err := l.addressOf(dst, src.Addr)
 	if err != nil {
 		return o, err
 	}
@@ -256,7 +256,7 @@ func (l *Lab) Observation(src, dst engine.Party, key model.PortKey) (Observation
 	case src.Node != "":
 		o.From = lab.NodeOrigin(src.Node)
 	default:
-		if o.Source, err = l.addressOf(src); err != nil {
+		if o.Source, err = l.addressOf(src, to); err != nil {
 			return o, err
 		}
 		o.From = lab.FromOutside
@@ -267,19 +267,27 @@ func (l *Lab) Observation(src, dst engine.Party, key model.PortKey) (Observation
 	return o, nil
 }
 
-func (l *Lab) addressOf(p engine.Party) (netip.Addr, error) {
-	switch {
-	case p.Addr.IsValid():
+// addressOf is the party's address, of the family of the other end's if that
+// one is given.
+func (l *Lab) addressOf(p engine.Party, other netip.Addr) (netip.Addr, error) {
+	if p.Addr.IsValid() {
 		return p.Addr, nil
-	case p.Endpoint != nil && len(p.Endpoint.IPs) > 0:
-		return p.Endpoint.IPs[0], nil
+	}
+	var ips []netip.Addr
+	if p.Endpoint != nil {
+		ips = p.Endpoint.IPs
 	}
 	for _, n := range l.cluster.Nodes {
-		if n.Name == p.Node && len(n.IPs) > 0 {
-			return n.IPs[0], nil
+		if p.Node != "" && n.Name == p.Node {
+			ips = n.IPs
 		}
 	}
-	return netip.Addr{}, fmt.Errorf("cannot probe: no address is known of %s%s", p.Node, keyOf(p.Endpoint))
+	for _, ip := range ips {
+		if !other.IsValid() || ip.Is4() == other.Is4() {
+			return ip, nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("cannot probe: no address of the other end's family is known of %s%s", p.Node, keyOf(p.Endpoint))
 }
 
 func keyOf(e *model.Endpoint) string {

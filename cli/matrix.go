@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -154,11 +155,12 @@ func (b *edgeBuilder) outside(m *engine.Matrix, groups []engine.Group, from, to 
 	for _, a := range m.Outside() {
 		name := m.PrefixOf(a).String()
 		for i, g := range groups {
-			pod := engine.Party{Endpoint: g.Endpoints[0]}
-			if !policytest.Align(a, &pod) {
+			ips := g.Endpoints[0].IPs
+			own := slices.IndexFunc(ips, func(ip netip.Addr) bool { return ip.Is4() == a.Is4() })
+			if own < 0 {
 				continue
 			}
-			other := engine.Party{Addr: a}
+			pod, other := engine.Party{Endpoint: g.Endpoints[0], Addr: ips[own]}, engine.Party{Addr: a}
 			if from[i] && (b.flags.to == "" || b.flags.to == "external") {
 				b.external(b.names[i], []string{name}, m.Connections(pod, other))
 			}

@@ -252,17 +252,13 @@ func Expand(m *engine.Matrix, c *Case) ([]Check, error) {
 			if skip(c, f, t) {
 				continue
 			}
-			if f.Endpoint == nil && f.Addr.IsValid() {
-				Align(f.Addr, &t)
-			}
-			if t.Endpoint == nil && t.Addr.IsValid() {
-				Align(t.Addr, &f)
-			}
 			ports, err := c.portsOf(t)
 			if err != nil {
 				return nil, err
 			}
-			out = append(out, Check{Case: c, From: f, To: t, Ports: ports})
+			for _, p := range addressPairs(f, t) {
+				out = append(out, Check{Case: c, From: p[0], To: p[1], Ports: ports})
+			}
 		}
 	}
 	if len(out) == 0 {
@@ -287,7 +283,7 @@ func (c *Case) sides(m *engine.Matrix) (from, to []engine.Party, err error) {
 }
 
 // skip leaves out pairs that the case cannot mean: a pod and itself where a
-// selector stands for both, addresses of two families, another pod's node.
+// selector stands for both, and another pod's node.
 func skip(c *Case, f, t engine.Party) bool {
 	if f.Endpoint != nil && f.Endpoint == t.Endpoint {
 		return c.From.Selector != nil || c.To.Selector != nil
@@ -298,34 +294,33 @@ func skip(c *Case, f, t engine.Party) bool {
 		}
 		return f.Endpoint.Node != t.Node
 	}
-	return !sameFamily(f, t)
+	return false
 }
 
-// sameFamily says whether the two can have a connection at all, by the family
-// of the one address that is given.
-func sameFamily(a, b engine.Party) bool {
-	if a.Endpoint == nil && a.Addr.IsValid() {
-		return Align(a.Addr, &b)
-	}
-	if b.Endpoint == nil && b.Addr.IsValid() {
-		return Align(b.Addr, &a)
-	}
-	return true
-}
-
-// Align makes a pod use its address of the same family as the other end's; it
-// says whether it has one.
-func Align(other netip.Addr, p *engine.Party) bool {
-	if p.Endpoint == nil {
-		return !p.Addr.IsValid() || p.Addr.Is4() == other.Is4()
-	}
-	for _, ip := range p.Endpoint.IPs {
-		if ip.Is4() == other.Is4() {
-			p.Addr = ip
-			return true
+// addressPairs lists the two parties once for each pair of their addresses
+// that can have a connection: two of one family. There is none between an
+// IPv4 and an IPv6 address.
+func addressPairs(f, t engine.Party) [][2]engine.Party {
+	var out [][2]engine.Party
+	for _, a := range addresses(f) {
+		for _, b := range addresses(t) {
+			if a.IsValid() && b.IsValid() && a.Is4() != b.Is4() {
+				continue
+			}
+			f.Addr, t.Addr = a, b
+			out = append(out, [2]engine.Party{f, t})
 		}
 	}
-	return len(p.Endpoint.IPs) == 0
+	return out
+}
+
+// addresses lists the addresses that the party may use: the one that was
+// asked for or all of the pod. Who has none that is known keeps it open.
+func addresses(p engine.Party) []netip.Addr {
+	if !p.Addr.IsValid() && p.Endpoint != nil && len(p.Endpoint.IPs) > 0 {
+		return p.Endpoint.IPs
+	}
+	return []netip.Addr{p.Addr}
 }
 
 func (c *Case) portsOf(to engine.Party) (model.PortSet, error) {
