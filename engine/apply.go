@@ -140,7 +140,7 @@ func (m *Matrix) changePolicies(ch Change) {
 }
 
 func (m *Matrix) detach(p *policy) {
-	m.selectClasses(p.Subject).each(func(i int) {
+	m.selectClasses(&p.Subject).each(func(i int) {
 		c := m.classes[i]
 		for _, d := range []model.Direction{model.Ingress, model.Egress} {
 			if c.removePolicy(d, p) {
@@ -252,7 +252,7 @@ func (m *Matrix) restrictPolicy(p *policy, n named, number uint16) {
 	if !used {
 		return
 	}
-	m.selectClasses(p.Subject).each(func(i int) {
+	m.selectClasses(&p.Subject).each(func(i int) {
 		m.setGates(m.classes[i], model.Egress, nil)
 		m.moved[m.classes[i]] = struct{}{}
 	})
@@ -351,7 +351,7 @@ func (m *Matrix) foundClass(key string, pod *model.Endpoint) *class {
 	c := m.newClass(key, pod)
 	for _, a := range m.atoms {
 		for i := range a.selectors {
-			if m.selects(&a.selectors[i], c) {
+			if m.selects(a.selectors[i], c) {
 				a.classes.set(c.id)
 				break
 			}

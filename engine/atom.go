@@ -24,8 +24,8 @@ type atom struct {
 	key       string
 	refs      int
 	any       bool
-	selectors []model.EndpointSelector
-	blocks    []model.IPBlock
+	selectors []*model.EndpointSelector
+	blocks    []*model.IPBlock
 	base      *atom
 	port      named
 	number    uint16
@@ -45,10 +45,10 @@ func (m *Matrix) internAtom(r *model.Rule) (a *atom, added bool) {
 	for i := range r.Peers {
 		p := &r.Peers[i]
 		if p.Pods != nil {
-			a.selectors = append(a.selectors, *p.Pods)
+			a.selectors = append(a.selectors, p.Pods)
 		}
 		if p.Block != nil {
-			a.blocks = append(a.blocks, *p.Block)
+			a.blocks = append(a.blocks, p.Block)
 		}
 	}
 	m.addAtom(a)
@@ -133,7 +133,7 @@ func (a *atom) has(u *unit) bool {
 
 func (a *atom) coversNode(n *prefixNode) bool {
 	for i := range a.blocks {
-		if covers(&a.blocks[i], n) {
+		if covers(a.blocks[i], n) {
 			return true
 		}
 	}
@@ -161,12 +161,13 @@ func (m *Matrix) members(a *atom, out []*unit) []*unit {
 	case a.any:
 		return append(out, m.units...)
 	case a.base != nil:
-		base := m.members(a.base, nil)
-		return append(out, slices.DeleteFunc(base, func(u *unit) bool { return !a.has(u) })...)
+		first := len(out)
+		out = m.members(a.base, out)
+		kept := slices.DeleteFunc(out[first:], func(u *unit) bool { return !a.has(u) })
+		return out[:first+len(kept)]
 	case len(a.blocks) > 0:
 		return m.membersByBlock(a, out)
 	}
-	out = slices.Grow(out, a.classes.count())
 	a.classes.each(func(i int) { out = append(out, m.classes[i].units...) })
 	return out
 }
@@ -178,7 +179,7 @@ func (m *Matrix) membersByBlock(a *atom, out []*unit) []*unit {
 	seen := map[*prefixNode]bool{}
 	for i := range a.blocks {
 		for _, n := range m.subtree(a.blocks[i].CIDR) {
-			if seen[n] || !covers(&a.blocks[i], n) {
+			if seen[n] || !covers(a.blocks[i], n) {
 				continue
 			}
 			seen[n] = true

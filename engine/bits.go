@@ -7,10 +7,15 @@ type bitset []uint64
 
 func (b bitset) has(i int) bool { return i>>6 < len(b) && b[i>>6]>>(i&63)&1 == 1 }
 
-func (b *bitset) set(i int) {
-	for i>>6 >= len(*b) {
-		*b = append(*b, 0)
+// grow makes the set at least so many words long.
+func (b *bitset) grow(words int) {
+	if n := words - len(*b); n > 0 {
+		*b = append(*b, make([]uint64, n)...)
 	}
+}
+
+func (b *bitset) set(i int) {
+	b.grow(i>>6 + 1)
 	(*b)[i>>6] |= 1 << (i & 63)
 }
 
@@ -30,9 +35,7 @@ func (b *bitset) put(i int, on bool) {
 
 // or adds the members of o.
 func (b *bitset) or(o bitset) {
-	for len(*b) < len(o) {
-		*b = append(*b, 0)
-	}
+	b.grow(len(o))
 	for i, w := range o {
 		(*b)[i] |= w
 	}

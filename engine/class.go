@@ -238,23 +238,25 @@ func (c *class) namedPort(n named) (uint16, bool) {
 	return 0, false
 }
 
-// selectClasses is the set of classes whose pods the selector selects.
-func (m *Matrix) selectClasses(s model.EndpointSelector) bitset {
-	var out bitset
+// selectClasses is the set of classes whose pods the selector selects. It is
+// good until the next call.
+func (m *Matrix) selectClasses(s *model.EndpointSelector) bitset {
+	out := m.selected[:0]
 	if s.Namespace != "" {
 		in := m.classesByNamespace[s.Namespace]
 		if in == nil {
 			return nil
 		}
-		out = slices.Clone(*in)
+		out = append(out, *in...)
 	} else {
-		out = slices.Clone(m.liveClasses)
+		out = append(out, m.liveClasses...)
 	}
+	m.selected = out
 	if s.Namespaces.Op != model.SelectAll {
 		out.and(m.classesOfNamespaces(s.Namespaces))
 	}
 	if s.Pods.Op != model.SelectAll {
-		m.narrow(out, s.Pods)
+		m.narrow(out, &s.Pods)
 	}
 	if s.ServiceAccounts.Op != model.SelectAll && !s.ServiceAccounts.Matches(nil) {
 		return nil
@@ -290,12 +292,12 @@ func (m *Matrix) namespaceLabels(name string) map[string]string {
 }
 
 // narrow keeps the classes whose pods match the selector.
-func (m *Matrix) narrow(set bitset, s model.Selector) {
+func (m *Matrix) narrow(set bitset, s *model.Selector) {
 	switch s.Op {
 	case model.SelectAll:
 	case model.SelectAnd:
-		for _, a := range s.Args {
-			m.narrow(set, a)
+		for i := range s.Args {
+			m.narrow(set, &s.Args[i])
 		}
 	case model.SelectNone:
 		clear(set)

@@ -43,19 +43,25 @@ type Matrix struct {
 	liveIdentities bitset
 	freeIdentities []Identity
 	freed          []Identity // by the last change; free from the next one on
-	touched        []int      // scratch of refine
+	touched        []int      // scratch of refine: members per identity, all 0 between calls
+	order          []Identity // scratch of refine
 
 	// rules and what is made of them
 	atoms     []*atom
 	atomByKey map[string]*atom
 	freeAtoms []int
 	nextAtom  int
-	rows      map[*Row]struct{}
 	rowSets   map[string]*rowSet
 	gates     map[string]*Gate
 
-	delta  Delta
-	keyBuf []byte
+	delta Delta
+
+	// scratch
+	keyBuf     []byte
+	selected   bitset
+	matchBuf   []match
+	boundaries []model.PortKey
+	expression expression
 }
 
 func newMatrix() *Matrix {
@@ -66,7 +72,7 @@ func newMatrix() *Matrix {
 		classByKey: map[string]*class{}, classMemo: map[memoKey]*class{},
 		classesByNamespace: map[string]*bitset{}, classesByLabel: map[string]map[string]*bitset{}, namespaceMemo: map[string]bitset{},
 		podUnits: map[*prefixNode][]*unit{}, sizes: []int{0},
-		moved: map[*class]struct{}{}, atomByKey: map[string]*atom{}, rows: map[*Row]struct{}{}, rowSets: map[string]*rowSet{}, gates: map[string]*Gate{},
+		moved: map[*class]struct{}{}, atomByKey: map[string]*atom{}, rowSets: map[string]*rowSet{}, gates: map[string]*Gate{},
 	}
 }
 
@@ -146,8 +152,12 @@ func policyPrefixes(policies []*model.Policy) []netip.Prefix {
 }
 
 func (m *Matrix) classify(endpoints []model.Endpoint) {
+	m.endpoints = make(map[string]*endpoint, len(endpoints))
+	m.addresses = make(map[netip.Addr]owner, len(endpoints))
+	slab := make([]endpoint, len(endpoints))
 	for i := range endpoints {
-		e := &endpoint{Endpoint: &endpoints[i], key: endpoints[i].Key()}
+		e := &slab[i]
+		e.Endpoint, e.key = &endpoints[i], endpoints[i].Key()
 		m.endpoints[e.key] = e
 		if !e.HostNetwork {
 			m.enter(e, m.classOf(e.Endpoint))
@@ -197,8 +207,14 @@ func (m *Matrix) placeUnits() {
 	for _, n := range m.prefixes {
 		m.join(m.newUnit(nil, n), first)
 	}
+	room := make([]*unit, 0, len(m.endpoints))
 	for _, c := range m.classes {
 		for _, e := range c.members {
+			n := len(e.IPs)
+			if cap(room) < n {
+				room = make([]*unit, 0, len(m.endpoints)+n)
+			}
+			e.units, room = room[:0:n], room[n:n]
 			for _, a := range e.IPs {
 				n := m.longest(a, a.BitLen())
 				u := c.unitOf(n)
@@ -218,20 +234,21 @@ func (m *Matrix) compileAtoms(policies []*policy) {
 	for _, p := range policies {
 		m.internAtoms(p, func(a *atom) { m.selectAtom(a) })
 	}
-	members := make([][]*unit, len(m.atoms))
-	for i, a := range m.atoms {
-		if a.any {
-			continue
+	var members []*unit
+	for _, a := range m.atoms {
+		if !a.any {
+			members = m.members(a, members[:0])
+			m.refine(members)
 		}
-		members[i] = m.members(a, nil)
-		m.refine(members[i])
 	}
-	for i, a := range m.atoms {
+	for _, a := range m.atoms {
 		a.ids = make(bitset, (len(m.sizes)+63)/64)
 		if a.any {
 			a.ids.or(m.liveIdentities)
+			continue
 		}
-		for _, u := range members[i] {
+		members = m.members(a, members[:0])
+		for _, u := range members {
 			a.ids.set(int(u.identity))
 		}
 	}
@@ -270,7 +287,7 @@ func (m *Matrix) restrictRule(p *policy, r *rule, n named, number uint16, added 
 
 // attach adds the policy to the classes that it selects.
 func (m *Matrix) attach(p *policy) {
-	m.selectClasses(p.Subject).each(func(i int) { m.attachTo(p, m.classes[i]) })
+	m.selectClasses(&p.Subject).each(func(i int) { m.attachTo(p, m.classes[i]) })
 }
 
 func (m *Matrix) attachTo(p *policy, c *class) {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"encoding/binary"
 	"slices"
 
@@ -46,8 +47,9 @@ func (m *Matrix) internGate(c *class, d model.Direction) *Gate {
 		return g
 	}
 	g := &Gate{Direction: d, key: key, refs: 1}
-	for _, p := range c.policies[d] {
-		g.Policies = append(g.Policies, p.Policy)
+	g.Policies = make([]*model.Policy, len(c.policies[d]))
+	for i, p := range c.policies[d] {
+		g.Policies[i] = p.Policy
 	}
 	m.fill(g, c)
 	m.gates[key] = g
@@ -86,19 +88,22 @@ type match struct {
 // fill computes the gate's ranges for subjects of the class.
 func (m *Matrix) fill(g *Gate, c *class) {
 	enforced := steps(c.policies[g.Direction], g.Direction, false)
-	matches := m.matches(g, c, enforced)
+	matches := m.matches(m.matchBuf[:0], g, c, enforced)
+	m.matchBuf = matches
 	shadow, shadowMatches := enforced, matches
 	staged := slices.ContainsFunc(g.Policies, func(p *model.Policy) bool { return p.Staged })
 	if staged {
 		shadow = steps(c.policies[g.Direction], g.Direction, true)
-		shadowMatches = m.matches(g, c, shadow)
+		shadowMatches = m.matches(nil, g, c, shadow)
 	}
-	for _, first := range boundaries(matches, shadowMatches) {
-		rows := m.internRows(termsAt(enforced, matches, first))
+	m.boundaries = boundaries(m.boundaries[:0], matches, shadowMatches)
+	g.Ranges, g.rows = make([]Range, 0, len(m.boundaries)), make([]*rowSet, 0, len(m.boundaries))
+	for _, first := range m.boundaries {
+		rows := m.internRows(m.expression.at(first, enforced, matches))
 		g.rows = append(g.rows, rows)
 		shadowRows := rows
 		if staged {
-			shadowRows = m.internRows(termsAt(shadow, shadowMatches, first))
+			shadowRows = m.internRows(m.expression.at(first, shadow, shadowMatches))
 			g.rows = append(g.rows, shadowRows)
 		}
 		r := Range{
@@ -117,8 +122,8 @@ func sameRows(a, b Range) bool {
 }
 
 // boundaries lists, sorted, the port keys at which some match begins or has ended.
-func boundaries(lists ...[]match) []model.PortKey {
-	out := []model.PortKey{0}
+func boundaries(out []model.PortKey, lists ...[]match) []model.PortKey {
+	out = append(out, 0)
 	for _, matches := range lists {
 		for _, x := range matches {
 			out = append(out, x.interval.First)
@@ -131,9 +136,9 @@ func boundaries(lists ...[]match) []model.PortKey {
 	return slices.Compact(out)
 }
 
-// matches resolves the rules of the steps for subjects of the class.
-func (m *Matrix) matches(g *Gate, c *class, steps []step) []match {
-	var out []match
+// matches resolves the rules of the steps for subjects of the class: by step,
+// and within a step by atom.
+func (m *Matrix) matches(out []match, g *Gate, c *class, steps []step) []match {
 	for i, s := range steps {
 		for _, r := range s.rules {
 			for _, iv := range r.rule.intervals {
@@ -144,6 +149,7 @@ func (m *Matrix) matches(g *Gate, c *class, steps []step) []match {
 			}
 		}
 	}
+	slices.SortFunc(out, func(a, b match) int { return cmp.Or(a.step-b.step, a.atom.id-b.atom.id) })
 	return out
 }
 
@@ -176,33 +182,45 @@ func (m *Matrix) numbersOf(n named) []uint16 {
 	return out
 }
 
-// termsAt is the expression that holds at a port key.
-func termsAt(steps []step, matches []match, at model.PortKey) []term {
-	var out []term
-	i := 0
-	for n, s := range steps {
-		if s.op == termTierDeny || s.op == termTierPass {
-			out = append(out, term{op: s.op})
-			continue
-		}
-		t := term{op: s.op}
-		for ; i < len(matches) && matches[i].step == n; i++ {
-			if iv := matches[i].interval; iv.First <= at && at <= iv.Last {
-				t.atoms = append(t.atoms, matches[i].atom)
-			}
-		}
-		if len(t.atoms) > 0 {
-			out = append(out, t.normal())
-		}
-	}
-	return out
+// expression is room for the terms of one range at a time.
+type expression struct {
+	terms []term
+	atoms []*atom
 }
 
-func (t term) normal() term {
-	slices.SortFunc(t.atoms, func(a, b *atom) int { return a.id - b.id })
-	t.atoms = slices.Compact(t.atoms)
-	if i := slices.IndexFunc(t.atoms, func(a *atom) bool { return a.any }); i >= 0 {
-		t.atoms = t.atoms[i : i+1]
+// at is the expression that holds at a port key. It is good until the next call.
+func (x *expression) at(key model.PortKey, steps []step, matches []match) []term {
+	x.terms, x.atoms = x.terms[:0], x.atoms[:0]
+	for n, s := range steps {
+		if s.op == termTierDeny || s.op == termTierPass {
+			x.terms = append(x.terms, term{op: s.op})
+			continue
+		}
+		first := len(x.atoms)
+		for len(matches) > 0 && matches[0].step == n {
+			x.add(first, key, matches[0])
+			matches = matches[1:]
+		}
+		if len(x.atoms) > first {
+			x.terms = append(x.terms, term{op: s.op, atoms: x.atoms[first:len(x.atoms):len(x.atoms)]})
+		}
 	}
-	return t
+	return x.terms
+}
+
+// add notes the match's atom in the term whose atoms start at first. An atom
+// that is everybody makes all others of the term superfluous.
+func (x *expression) add(first int, key model.PortKey, hit match) {
+	if key < hit.interval.First || hit.interval.Last < key {
+		return
+	}
+	if n := len(x.atoms); n > first {
+		if last := x.atoms[n-1]; last == hit.atom || last.any {
+			return
+		}
+		if hit.atom.any {
+			x.atoms = x.atoms[:first]
+		}
+	}
+	x.atoms = append(x.atoms, hit.atom)
 }

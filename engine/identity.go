@@ -75,32 +75,35 @@ func (m *Matrix) refine(members []*unit) []split {
 	for len(m.touched) < len(m.sizes) {
 		m.touched = append(m.touched, 0)
 	}
-	var order []Identity
+	order := m.order[:0]
 	for _, u := range members {
 		if m.touched[u.identity] == 0 {
 			order = append(order, u.identity)
 		}
 		m.touched[u.identity]++
 	}
+	m.order = order
 	var splits []split
-	moved := map[Identity]Identity{}
 	for _, id := range order {
-		if m.touched[id] < m.sizes[id] {
-			to := m.allocIdentity()
-			moved[id] = to
-			splits = append(splits, split{id, to})
-		}
+		divided := m.touched[id] < m.sizes[id]
 		m.touched[id] = 0
+		if divided {
+			splits = append(splits, split{id, m.allocIdentity()})
+			m.touched[id] = -len(splits)
+		}
 	}
 	if len(splits) == 0 {
 		return nil
 	}
 	for _, u := range members {
-		if to, ok := moved[u.identity]; ok {
+		if n := m.touched[u.identity]; n < 0 {
 			m.sizes[u.identity]--
-			m.join(u, to)
+			m.join(u, splits[-n-1].to)
 			m.noteMove(u)
 		}
+	}
+	for _, s := range splits {
+		m.touched[s.from] = 0
 	}
 	return splits
 }
@@ -124,7 +127,7 @@ func (m *Matrix) copyColumns(splits []split) {
 			a.ids.put(int(s.to), a.ids.has(int(s.from)))
 		}
 	}
-	for r := range m.rows {
+	for r := range m.eachRow {
 		for _, s := range splits {
 			(*bitset)(&r.Bits).put(int(s.to), r.Has(s.from))
 		}
@@ -152,7 +155,7 @@ func (m *Matrix) identify(u *unit) {
 	for i, a := range m.atoms {
 		a.ids.put(int(id), satisfied[i])
 	}
-	for r := range m.rows {
+	for r := range m.eachRow {
 		(*bitset)(&r.Bits).put(int(id), r.passes(int(id)))
 	}
 	m.join(u, id)

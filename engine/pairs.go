@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"iter"
+	"math/bits"
 	"slices"
 
 	"github.com/sallyport-dev/sallyport/model"
@@ -54,115 +55,267 @@ func (m *Matrix) Groups() []Group {
 func (m *Matrix) EachPair() iter.Seq2[[2]int, model.PortSet] {
 	return func(yield func([2]int, model.PortSet) bool) {
 		p := m.newPairing()
+		out := make([]uint32, len(m.sizes))
 		for s := range p.groups {
-			if !p.row(s, yield) {
+			if !p.row(s, out, yield) {
 				return
 			}
 		}
 	}
 }
 
-// pairing holds, per gate, the port set of every identity as a small number.
+// pairing is all doors in numbers: a port set is a small number, and a door
+// lists those beyond it whom it is open to. Going by what is open makes the
+// cost follow the connections that exist and not the pairs.
 type pairing struct {
 	groups []Group
-	egress [][]uint32 // per group; nil is an open door
-	inward [][]uint32
 	ids    []Identity
+	used   bitset          // identities that some group has
+	egress []door          // per group, to identities
+	inward [][]opening     // per identity, to groups, sorted
 	sets   []model.PortSet // 0 is empty, 1 is all
 	index  map[string]uint32
 	meets  map[uint64]uint32
-	dense  []uint32 // meets by a<<10|b for numbers below 1,024; 0 is unknown, else the number plus 1; nil if not worth it
+	dense  [][]uint32 // meets of numbers below denseSets: 0 is unknown, else the number plus 1
 }
 
-const (
-	denseSets = 1 << 10
-	denseFrom = 128 // groups; fewer are not worth the table
-)
+// door is one group's door in one direction.
+type door struct {
+	panels []panel // for disjoint identities
+	rest   uint32  // the set of all other identities
+}
+
+// panel is the part of a door that leads to some of 64 identities.
+type panel struct {
+	ids  uint64
+	word uint32 // ids are from 64*word on
+	set  uint32
+}
+
+// each calls f with every identity of the panel.
+func (p panel) each(f func(id int)) {
+	for ids := p.ids; ids != 0; ids &= ids - 1 {
+		f(int(p.word)<<6 + bits.TrailingZeros64(ids))
+	}
+}
+
+// opening is a group that lets an identity in, and on what.
+type opening struct {
+	group uint32
+	set   uint32 // never 0
+}
+
+const denseSets = 1 << 10
 
 func (m *Matrix) newPairing() *pairing {
 	p := &pairing{
 		groups: m.Groups(), sets: []model.PortSet{nil, model.AllPorts()}, index: map[string]uint32{},
-		meets: map[uint64]uint32{},
-	}
-	if len(p.groups) > denseFrom {
-		p.dense = make([]uint32, denseSets*denseSets)
+		meets: map[uint64]uint32{}, dense: make([][]uint32, denseSets),
 	}
 	p.index[setKey(p.sets[0])], p.index[setKey(p.sets[1])] = 0, 1
-	tables := map[*Gate][]uint32{}
-	table := func(c *class, d model.Direction) []uint32 {
-		if c == nil {
-			return nil
-		}
-		g := m.gate(c, d)
-		if g == nil {
-			return nil
-		}
-		t, ok := tables[g]
-		if !ok {
-			t = p.table(g, len(m.sizes))
-			tables[g] = t
-		}
-		return t
-	}
 	for i := range p.groups {
-		g := &p.groups[i]
-		p.egress = append(p.egress, table(g.class, model.Egress))
-		p.inward = append(p.inward, table(g.class, model.Ingress))
-		p.ids = append(p.ids, g.identity)
+		p.ids = append(p.ids, p.groups[i].identity)
+		p.used.set(int(p.groups[i].identity))
 	}
+	p.used.clear(0)
+	p.doors(m)
 	return p
 }
 
-// cell is a set of identities that have had the same ranges so far.
-type cell struct {
-	ids       bitset
-	intervals []model.Interval
-}
-
-// table computes the port set of every identity at the gate. It divides the
-// identities range by range into cells, a word of 64 at a time, and names the
-// sets of the few cells at the end.
-func (p *pairing) table(g *Gate, identities int) []uint32 {
-	cells := []cell{{ids: full(identities)}}
-	for i, r := range g.Ranges {
-		if r.Allow.None {
+// doors opens both doors of every group.
+func (p *pairing) doors(m *Matrix) {
+	s := &sorter{pairing: p, memo: map[*Gate]door{}}
+	through := func(c *class, d model.Direction) door {
+		if c != nil {
+			if g := m.gate(c, d); g != nil {
+				return s.door(g)
+			}
+		}
+		return door{rest: 1}
+	}
+	ingress := make([]door, len(p.groups))
+	p.egress = make([]door, len(p.groups))
+	count := make([]int, len(m.sizes))
+	everybody := 0
+	for i := range p.groups {
+		p.egress[i] = through(p.groups[i].class, model.Egress)
+		ingress[i] = through(p.groups[i].class, model.Ingress)
+		if ingress[i].rest != 0 {
+			everybody++
 			continue
 		}
-		iv := model.Interval{First: r.First, Last: model.MaxPortKey}
-		if i+1 < len(g.Ranges) {
-			iv.Last = g.Ranges[i+1].First - 1
-		}
-		cells = divide(cells, r.Allow, iv)
-	}
-	out := make([]uint32, identities)
-	for _, c := range cells {
-		if n := p.number(model.Union(c.intervals...)); n != 0 {
-			c.ids.each(func(id int) { out[id] = n })
+		for _, p := range ingress[i].panels {
+			p.each(func(id int) { count[id]++ })
 		}
 	}
+	p.inward = make([][]opening, len(m.sizes))
+	p.used.each(func(id int) { p.inward[id] = make([]opening, 0, everybody+count[id]) })
+	scratch := make([]uint32, len(m.sizes))
+	for i, in := range ingress {
+		switch {
+		case p.ids[i] == 0:
+		case in.rest != 0:
+			in.fill(scratch)
+			p.used.each(func(id int) {
+				if scratch[id] != 0 {
+					p.inward[id] = append(p.inward[id], opening{uint32(i), scratch[id]})
+				}
+			})
+		default:
+			for _, x := range in.panels {
+				x.each(func(id int) { p.inward[id] = append(p.inward[id], opening{uint32(i), x.set}) })
+			}
+		}
+	}
+}
+
+// fill writes the set of every identity.
+func (d door) fill(sets []uint32) {
+	if d.rest == 0 {
+		clear(sets)
+	} else {
+		for i := range sets {
+			sets[i] = d.rest
+		}
+	}
+	for _, p := range d.panels {
+		p.each(func(id int) { sets[id] = p.set })
+	}
+}
+
+// sorter sorts the identities beyond a gate by the ports that are open to them.
+type sorter struct {
+	*pairing
+	memo  map[*Gate]door
+	rows  []*Row
+	parts []part
+	names []named64
+	slab  []panel
+}
+
+// part is the identities of one word with the same membership in the rows: bit
+// k of rows says whether they are in row k.
+type part struct{ ids, rows uint64 }
+
+// named64 is the number of the port set that a membership stands for.
+type named64 struct {
+	rows uint64
+	set  uint32
+}
+
+// rowsAtOnce is how many rows of a gate fit a part.
+const rowsAtOnce = 64
+
+// door opens the gate's door.
+func (s *sorter) door(g *Gate) door {
+	if d, ok := s.memo[g]; ok {
+		return d
+	}
+	s.rows = s.rows[:0]
+	for i := range g.Ranges {
+		if r := g.Ranges[i].Allow; !r.None && !slices.Contains(s.rows, r) {
+			s.rows = append(s.rows, r)
+		}
+	}
+	var d door
+	for rows := range slices.Chunk(s.rows, rowsAtOnce) {
+		d = s.unite(d, s.sort(g, rows))
+	}
+	s.memo[g] = d
+	return d
+}
+
+// unite joins what two parts of a gate's rows open.
+func (s *sorter) unite(a, b door) door {
+	if a.rest == 0 && a.panels == nil {
+		return b
+	}
+	both := func(x, y uint32) uint32 { return s.number(s.sets[x].Union(s.sets[y])) }
+	x, y := make([]uint32, 64*len(s.used)), make([]uint32, 64*len(s.used))
+	a.fill(x)
+	b.fill(y)
+	out := door{rest: both(a.rest, b.rest)}
+	s.used.each(func(id int) {
+		if set := both(x[id], y[id]); set != out.rest {
+			out.panels = append(out.panels, panel{1 << (id & 63), uint32(id >> 6), set})
+		}
+	})
 	return out
 }
 
-// divide gives the interval to the part of each cell that is in the row.
-func divide(cells []cell, r *Row, iv model.Interval) []cell {
-	for i, n := 0, len(cells); i < n; i++ {
-		c := &cells[i]
+// sort lists the identities in the rows with the ports of the ranges that
+// have them.
+func (s *sorter) sort(g *Gate, rows []*Row) door {
+	s.names = s.names[:0]
+	if cap(s.slab)-len(s.slab) < len(s.groups) {
+		s.slab = make([]panel, 0, len(s.groups)+1<<14)
+	}
+	first, all := len(s.slab), uint64(0)
+	for k, r := range rows {
 		if r.All {
-			c.intervals = append(c.intervals, iv)
-			continue
-		}
-		in, out := c.ids.split(r.Bits)
-		switch {
-		case in == nil:
-		case out == nil:
-			c.intervals = append(c.intervals, iv)
-		default:
-			with := append(slices.Clone(c.intervals), iv)
-			cells[i].ids = out
-			cells = append(cells, cell{in, with})
+			all |= 1 << k
 		}
 	}
-	return cells
+	for w, word := range s.used {
+		if word == 0 {
+			continue
+		}
+		s.divide(rows, w, word)
+		for _, part := range s.parts {
+			if part.rows == 0 {
+				continue
+			}
+			s.slab = append(s.slab, panel{part.ids, uint32(w), s.name(g, rows, part.rows|all)})
+		}
+	}
+	return door{panels: s.slab[first:len(s.slab):len(s.slab)], rest: s.name(g, rows, all)}
+}
+
+// divide makes the parts of one word of identities. Rows that hold every
+// identity divide nothing.
+func (s *sorter) divide(rows []*Row, w int, word uint64) {
+	parts := append(s.parts[:0], part{ids: word})
+	for k, r := range rows {
+		if w >= len(r.Bits) || r.Bits[w]&word == 0 {
+			continue
+		}
+		in := r.Bits[w]
+		for i, n := 0, len(parts); i < n; i++ {
+			switch both := parts[i].ids & in; both {
+			case 0:
+			case parts[i].ids:
+				parts[i].rows |= 1 << k
+			default:
+				parts = append(parts, part{both, parts[i].rows | 1<<k})
+				parts[i].ids &^= both
+			}
+		}
+	}
+	s.parts = parts
+}
+
+// name is the number of the ports of all ranges whose row is among the chosen.
+func (s *sorter) name(g *Gate, rows []*Row, chosen uint64) uint32 {
+	for _, n := range s.names {
+		if n.rows == chosen {
+			return n.set
+		}
+	}
+	var out []model.Interval
+	for i := range g.Ranges {
+		k := slices.Index(rows, g.Ranges[i].Allow)
+		if k < 0 || chosen>>k&1 == 0 {
+			continue
+		}
+		iv := model.Interval{First: g.Ranges[i].First, Last: model.MaxPortKey}
+		if i+1 < len(g.Ranges) {
+			iv.Last = g.Ranges[i+1].First - 1
+		}
+		out = append(out, iv)
+	}
+	set := s.number(model.Union(out...))
+	s.names = append(s.names, named64{chosen, set})
+	return set
 }
 
 func setKey(s model.PortSet) string {
@@ -185,25 +338,21 @@ func (p *pairing) number(s model.PortSet) uint32 {
 	return n
 }
 
-// row yields the source's pairs.
-func (p *pairing) row(s int, yield func([2]int, model.PortSet) bool) bool {
-	id, out := p.ids[s], p.egress[s]
-	if id == 0 {
-		return true
-	}
-	for d := range p.groups {
-		a := uint32(1)
-		if out != nil {
-			if a = out[p.ids[d]]; a == 0 {
+// row yields the source's pairs. out is scratch, a set for every identity.
+func (p *pairing) row(s int, out []uint32, yield func([2]int, model.PortSet) bool) bool {
+	p.egress[s].fill(out)
+	for _, in := range p.inward[p.ids[s]] {
+		d := int(in.group)
+		a := out[p.ids[d]]
+		if a == 0 {
+			continue
+		}
+		if in.set != 1 && in.set != a {
+			if a = p.meet(a, in.set); a == 0 {
 				continue
 			}
 		}
-		if in := p.inward[d]; in != nil {
-			if b := in[id]; b != a && b != 1 {
-				a = p.meet(a, b)
-			}
-		}
-		if a == 0 || p.ids[d] == 0 || d == s && len(p.groups[d].Endpoints) == 1 {
+		if d == s && len(p.groups[d].Endpoints) == 1 {
 			continue
 		}
 		if !yield([2]int{s, d}, p.sets[a]) {
@@ -215,11 +364,14 @@ func (p *pairing) row(s int, yield func([2]int, model.PortSet) bool) bool {
 
 // meet is the number of the intersection of two sets.
 func (p *pairing) meet(a, b uint32) uint32 {
-	if a == 1 || b == 0 {
+	if a == 1 {
 		return b
 	}
-	if p.dense != nil && a < denseSets && b < denseSets {
-		slot := &p.dense[a*denseSets+b]
+	if a < denseSets && b < denseSets {
+		if p.dense[a] == nil {
+			p.dense[a] = make([]uint32, denseSets)
+		}
+		slot := &p.dense[a][b]
 		if *slot == 0 {
 			*slot = p.number(p.sets[a].Intersect(p.sets[b])) + 1
 		}

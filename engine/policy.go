@@ -63,8 +63,10 @@ func (m *Matrix) newPolicy(p *model.Policy, widened func(key string)) (out *poli
 		if s == nil {
 			continue
 		}
+		out.rules[d] = make([]rule, len(s.Rules))
 		for i := range s.Rules {
-			r := rule{Rule: &s.Rules[i]}
+			r := &out.rules[d][i]
+			r.Rule = &s.Rules[i]
 			for j := range r.Peers {
 				if pods := r.Peers[j].Pods; pods != nil {
 					m.noteSelector(pods.Pods, widened)
@@ -74,7 +76,6 @@ func (m *Matrix) newPolicy(p *model.Policy, widened func(key string)) (out *poli
 			for _, n := range r.named {
 				newPorts = m.notePort(n) || newPorts
 			}
-			out.rules[d] = append(out.rules[d], r)
 		}
 	}
 	return out, newPorts
@@ -82,7 +83,7 @@ func (m *Matrix) newPolicy(p *model.Policy, widened func(key string)) (out *poli
 
 func (r *rule) setPorts() {
 	if r.AnyPort {
-		r.intervals = []model.Interval{{First: 0, Last: model.MaxPortKey}}
+		r.intervals = model.AllPorts()
 		return
 	}
 	for _, p := range r.Ports {
@@ -97,8 +98,12 @@ func (r *rule) setPorts() {
 
 // insertPolicy adds the policy to a class's list at its place.
 func (c *class) insertPolicy(d model.Direction, p *policy) {
-	i, _ := slices.BinarySearchFunc(c.policies[d], p, comparePolicies)
-	c.policies[d] = slices.Insert(c.policies[d], i, p)
+	list := c.policies[d]
+	i := len(list)
+	if i > 0 && comparePolicies(list[i-1], p) > 0 {
+		i, _ = slices.BinarySearchFunc(list, p, comparePolicies)
+	}
+	c.policies[d] = slices.Insert(list, i, p)
 }
 
 func (c *class) removePolicy(d model.Direction, p *policy) bool {

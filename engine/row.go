@@ -65,6 +65,7 @@ func (m *Matrix) internRows(terms []term) *rowSet {
 		s.refs++
 		return s
 	}
+	terms = keep(terms)
 	s := &rowSet{key: string(m.keyBuf), refs: 1}
 	var results [planes][]uint64
 	if isUnion(terms) {
@@ -78,10 +79,35 @@ func (m *Matrix) internRows(terms []term) *rowSet {
 			continue
 		}
 		s.rows[p] = &Row{Bits: results[p], terms: terms, plane: p}
-		m.rows[s.rows[p]] = struct{}{}
 	}
 	m.rowSets[s.key] = s
 	return s
+}
+
+// eachRow yields the rows whose bits depend on the identity.
+func (m *Matrix) eachRow(yield func(*Row) bool) {
+	for _, s := range m.rowSets {
+		for _, r := range s.rows {
+			if !r.All && !r.None && !yield(r) {
+				return
+			}
+		}
+	}
+}
+
+// keep copies terms that lie in scratch.
+func keep(terms []term) []term {
+	n := 0
+	for _, t := range terms {
+		n += len(t.atoms)
+	}
+	atoms := make([]*atom, 0, n)
+	out := slices.Clone(terms)
+	for i, t := range terms {
+		atoms = append(atoms, t.atoms...)
+		out[i].atoms = atoms[len(atoms)-len(t.atoms) : len(atoms) : len(atoms)]
+	}
+	return out
 }
 
 func (m *Matrix) releaseRows(s *rowSet) {
@@ -89,9 +115,6 @@ func (m *Matrix) releaseRows(s *rowSet) {
 		return
 	}
 	delete(m.rowSets, s.key)
-	for _, r := range s.rows {
-		delete(m.rows, r)
-	}
 }
 
 // constantRow recognises expressions whose result cannot depend on the

@@ -96,6 +96,9 @@ func (s PortSet) Contains(v PortKey) bool {
 
 // Union is the set of services in any of the intervals given.
 func Union(intervals ...Interval) PortSet {
+	if len(intervals) == 1 {
+		return PortSet{intervals[0]}
+	}
 	sorted := slices.Clone(intervals)
 	slices.SortFunc(sorted, func(a, b Interval) int { return int(int64(a.First) - int64(b.First)) })
 	var out PortSet
