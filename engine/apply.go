@@ -145,7 +145,7 @@ func (m *Matrix) detach(p *policy) {
 		for _, d := range []model.Direction{model.Ingress, model.Egress} {
 			if c.removePolicy(d, p) {
 				m.setGates(c, d, nil)
-				m.moved[c] = struct{}{}
+				m.touch(c)
 			}
 		}
 	})
@@ -161,17 +161,31 @@ func (m *Matrix) reclassify(widened map[string]struct{}, newPorts bool) {
 	if len(widened) == 0 && !newPorts {
 		return
 	}
+	var born []birth
 	for _, c := range slices.Clone(m.classes) {
 		if c == nil {
 			continue
 		}
 		for _, e := range slices.Clone(c.members) {
 			if newPorts || hasAny(e.Labels, widened) {
-				m.reenter(e)
+				born = m.reenter(e, born)
 			}
 		}
 	}
+	for _, a := range m.atoms {
+		for _, b := range born {
+			if a.classes.has(b.parent.id) {
+				a.classes.set(b.child.id)
+			}
+		}
+	}
+	for _, b := range born {
+		m.countPorts(b.child)
+	}
 }
+
+// birth is a class that came off another.
+type birth struct{ parent, child *class }
 
 func hasAny(labels map[string]string, keys map[string]struct{}) bool {
 	for k := range keys {
@@ -182,15 +196,17 @@ func hasAny(labels map[string]string, keys map[string]struct{}) bool {
 	return false
 }
 
-func (m *Matrix) reenter(e *endpoint) {
+// reenter moves the pod to the class that it is of now, and notes it if it is new.
+func (m *Matrix) reenter(e *endpoint, born []birth) []birth {
 	m.keyBuf = m.classKey(m.keyBuf[:0], e.Endpoint)
 	from := e.class
 	if string(m.keyBuf) == from.key {
-		return
+		return born
 	}
 	to := m.classByKey[string(m.keyBuf)]
 	if to == nil {
 		to = m.offspring(string(m.keyBuf), e.Endpoint, from)
+		born = append(born, birth{from, to})
 	}
 	m.exit(e)
 	m.enter(e, to)
@@ -203,16 +219,12 @@ func (m *Matrix) reenter(e *endpoint) {
 		e.units[i] = u
 		m.addresses[a] = owner{e, u}
 	}
+	return born
 }
 
-// offspring makes a class that inherits all that policies made of its parent.
+// offspring makes a class that inherits the gates of its parent.
 func (m *Matrix) offspring(key string, e *model.Endpoint, parent *class) *class {
 	c := m.newClass(key, e)
-	for _, a := range m.atoms {
-		if a.classes.has(parent.id) {
-			a.classes.set(c.id)
-		}
-	}
 	for d := range c.policies {
 		c.policies[d] = slices.Clone(parent.policies[d])
 		if parent.known[d] {
@@ -222,7 +234,6 @@ func (m *Matrix) offspring(key string, e *model.Endpoint, parent *class) *class 
 			c.gates[d], c.known[d] = parent.gates[d], true
 		}
 	}
-	m.countPorts(c)
 	return c
 }
 
@@ -254,7 +265,7 @@ func (m *Matrix) restrictPolicy(p *policy, n named, number uint16) {
 	}
 	m.selectClasses(&p.Subject).each(func(i int) {
 		m.setGates(m.classes[i], model.Egress, nil)
-		m.moved[m.classes[i]] = struct{}{}
+		m.touch(m.classes[i])
 	})
 }
 

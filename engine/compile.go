@@ -38,7 +38,7 @@ type Matrix struct {
 	prefixes       []*prefixNode // sorted
 	podUnits       map[*prefixNode][]*unit
 	units          []*unit
-	moved          map[*class]struct{} // with pods whose identity or gates this change touched
+	moved          map[*class]struct{} // with pods whose identity or gates this change touched; nil while compiling from scratch
 	sizes          []int               // units per identity
 	liveIdentities bitset
 	freeIdentities []Identity
@@ -51,6 +51,7 @@ type Matrix struct {
 	atomByKey map[string]*atom
 	freeAtoms []int
 	nextAtom  int
+	rows      []*Row // whose bits depend on the identity, in no order
 	rowSets   map[string]*rowSet
 	gates     map[string]*Gate
 
@@ -72,7 +73,7 @@ func newMatrix() *Matrix {
 		classByKey: map[string]*class{}, classMemo: map[memoKey]*class{},
 		classesByNamespace: map[string]*bitset{}, classesByLabel: map[string]map[string]*bitset{}, namespaceMemo: map[string]bitset{},
 		podUnits: map[*prefixNode][]*unit{}, sizes: []int{0},
-		moved: map[*class]struct{}{}, atomByKey: map[string]*atom{}, rowSets: map[string]*rowSet{}, gates: map[string]*Gate{},
+		atomByKey: map[string]*atom{}, rowSets: map[string]*rowSet{}, gates: map[string]*Gate{},
 	}
 }
 
@@ -95,8 +96,7 @@ func Compile(c *model.Cluster) *Matrix {
 	for _, p := range policies {
 		m.attach(p)
 	}
-	m.delta = Delta{}
-	clear(m.moved)
+	m.delta, m.moved = Delta{}, map[*class]struct{}{}
 	clear(m.classMemo)
 	return m
 }
@@ -297,6 +297,6 @@ func (m *Matrix) attachTo(p *policy, c *class) {
 		}
 		c.insertPolicy(d, p)
 		m.setGates(c, d, nil)
-		m.moved[c] = struct{}{}
+		m.touch(c)
 	}
 }

@@ -1,6 +1,9 @@
 package engine
 
-import "slices"
+import (
+	"math/bits"
+	"slices"
+)
 
 // newUnit makes a unit without an identity yet.
 func (m *Matrix) newUnit(c *class, n *prefixNode) *unit {
@@ -108,29 +111,49 @@ func (m *Matrix) refine(members []*unit) []split {
 	return splits
 }
 
+// touch reports the class's pods as changed.
+func (m *Matrix) touch(c *class) {
+	if m.moved != nil {
+		m.moved[c] = struct{}{}
+	}
+}
+
 // noteMove reports the unit's addresses as changed.
 func (m *Matrix) noteMove(u *unit) {
 	if u.class != nil {
-		m.moved[u.class] = struct{}{}
+		m.touch(u.class)
 	} else {
 		m.delta.Prefixes = append(m.delta.Prefixes, u.node.prefix)
 	}
 }
 
-// copyColumns gives every identity that came off another the same bits.
+// copyColumns gives every identity that came off another the same bits. It
+// goes by the bits that are set, for few are.
 func (m *Matrix) copyColumns(splits []split) {
 	if len(splits) == 0 {
 		return
 	}
-	for _, a := range m.atoms {
-		for _, s := range splits {
-			a.ids.put(int(s.to), a.ids.has(int(s.from)))
+	var from, to bitset
+	target := map[int]int{}
+	for _, s := range splits {
+		from.set(int(s.from))
+		to.set(int(s.to))
+		target[int(s.from)] = int(s.to)
+	}
+	inherit := func(b *bitset) {
+		b.grow(len(to))
+		b.andNot(to)
+		for w, word := range from {
+			for hits := (*b)[w] & word; hits != 0; hits &= hits - 1 {
+				b.set(target[w<<6+bits.TrailingZeros64(hits)])
+			}
 		}
 	}
-	for r := range m.eachRow {
-		for _, s := range splits {
-			(*bitset)(&r.Bits).put(int(s.to), r.Has(s.from))
-		}
+	for _, a := range m.atoms {
+		inherit(&a.ids)
+	}
+	for _, r := range m.rows {
+		inherit((*bitset)(&r.Bits))
 	}
 }
 
@@ -155,7 +178,7 @@ func (m *Matrix) identify(u *unit) {
 	for i, a := range m.atoms {
 		a.ids.put(int(id), satisfied[i])
 	}
-	for r := range m.eachRow {
+	for _, r := range m.rows {
 		(*bitset)(&r.Bits).put(int(id), r.passes(int(id)))
 	}
 	m.join(u, id)

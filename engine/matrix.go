@@ -21,6 +21,7 @@ type Row struct {
 
 	terms []term // the expression that the bits are the value of
 	plane plane
+	slot  int // in Matrix.rows
 }
 
 // Has says whether the identity is in the row.

@@ -29,9 +29,14 @@ func (m *Matrix) Groups() []Group {
 	}
 	index := map[key]int{}
 	var out []Group
+	var last key
+	i := -1
 	for _, e := range m.byKey() {
 		k := key{e.Namespace, e.Workload, e.class, m.end(Party{Endpoint: e.Endpoint}).identity}
-		i, ok := index[k]
+		ok := i >= 0 && k == last
+		if last = k; !ok {
+			i, ok = index[k]
+		}
 		if !ok {
 			i = len(out)
 			index[k] = i
@@ -75,6 +80,7 @@ type pairing struct {
 	inward [][]opening     // per identity, to groups, sorted
 	sets   []model.PortSet // 0 is empty, 1 is all
 	index  map[string]uint32
+	key    []byte // scratch of number
 	meets  map[uint64]uint32
 	dense  [][]uint32 // meets of numbers below denseSets: 0 is unknown, else the number plus 1
 }
@@ -109,10 +115,11 @@ const denseSets = 1 << 10
 
 func (m *Matrix) newPairing() *pairing {
 	p := &pairing{
-		groups: m.Groups(), sets: []model.PortSet{nil, model.AllPorts()}, index: map[string]uint32{},
+		groups: m.Groups(), index: map[string]uint32{},
 		meets: map[uint64]uint32{}, dense: make([][]uint32, denseSets),
 	}
-	p.index[setKey(p.sets[0])], p.index[setKey(p.sets[1])] = 0, 1
+	p.number(nil)
+	p.number(model.AllPorts())
 	for i := range p.groups {
 		p.ids = append(p.ids, p.groups[i].identity)
 		p.used.set(int(p.groups[i].identity))
@@ -186,11 +193,12 @@ func (d door) fill(sets []uint32) {
 // sorter sorts the identities beyond a gate by the ports that are open to them.
 type sorter struct {
 	*pairing
-	memo  map[*Gate]door
-	rows  []*Row
-	parts []part
-	names []named64
-	slab  []panel
+	memo      map[*Gate]door
+	rows      []*Row
+	parts     []part
+	names     []named64
+	slab      []panel
+	intervals []model.Interval // scratch of name
 }
 
 // part is the identities of one word with the same membership in the rows: bit
@@ -301,39 +309,41 @@ func (s *sorter) name(g *Gate, rows []*Row, chosen uint64) uint32 {
 			return n.set
 		}
 	}
-	var out []model.Interval
+	out := s.intervals[:0]
 	for i := range g.Ranges {
 		k := slices.Index(rows, g.Ranges[i].Allow)
 		if k < 0 || chosen>>k&1 == 0 {
 			continue
 		}
-		iv := model.Interval{First: g.Ranges[i].First, Last: model.MaxPortKey}
+		last := model.MaxPortKey
 		if i+1 < len(g.Ranges) {
-			iv.Last = g.Ranges[i+1].First - 1
+			last = g.Ranges[i+1].First - 1
 		}
-		out = append(out, iv)
+		if n := len(out); n > 0 && out[n-1].Last+1 == g.Ranges[i].First {
+			out[n-1].Last = last
+		} else {
+			out = append(out, model.Interval{First: g.Ranges[i].First, Last: last})
+		}
 	}
-	set := s.number(model.Union(out...))
+	s.intervals = out
+	set := s.number(out)
 	s.names = append(s.names, named64{chosen, set})
 	return set
 }
 
-func setKey(s model.PortSet) string {
-	var b []byte
+// number is the set's number; a set that is new is copied.
+func (p *pairing) number(s model.PortSet) uint32 {
+	b := p.key[:0]
 	for _, iv := range s {
 		b = binary.BigEndian.AppendUint32(b, uint32(iv.First))
 		b = binary.BigEndian.AppendUint32(b, uint32(iv.Last))
 	}
-	return string(b)
-}
-
-func (p *pairing) number(s model.PortSet) uint32 {
-	k := setKey(s)
-	n, ok := p.index[k]
+	p.key = b
+	n, ok := p.index[string(b)]
 	if !ok {
 		n = uint32(len(p.sets))
-		p.index[k] = n
-		p.sets = append(p.sets, s)
+		p.index[string(b)] = n
+		p.sets = append(p.sets, slices.Clone(s))
 	}
 	return n
 }

@@ -78,21 +78,11 @@ func (m *Matrix) internRows(terms []term) *rowSet {
 			s.rows[p] = row
 			continue
 		}
-		s.rows[p] = &Row{Bits: results[p], terms: terms, plane: p}
+		s.rows[p] = &Row{Bits: results[p], terms: terms, plane: p, slot: len(m.rows)}
+		m.rows = append(m.rows, s.rows[p])
 	}
 	m.rowSets[s.key] = s
 	return s
-}
-
-// eachRow yields the rows whose bits depend on the identity.
-func (m *Matrix) eachRow(yield func(*Row) bool) {
-	for _, s := range m.rowSets {
-		for _, r := range s.rows {
-			if !r.All && !r.None && !yield(r) {
-				return
-			}
-		}
-	}
 }
 
 // keep copies terms that lie in scratch.
@@ -115,6 +105,14 @@ func (m *Matrix) releaseRows(s *rowSet) {
 		return
 	}
 	delete(m.rowSets, s.key)
+	for _, r := range s.rows {
+		if !r.All && !r.None {
+			last := len(m.rows) - 1
+			m.rows[r.slot] = m.rows[last]
+			m.rows[r.slot].slot = r.slot
+			m.rows[last], m.rows = nil, m.rows[:last]
+		}
+	}
 }
 
 // constantRow recognises expressions whose result cannot depend on the
@@ -145,7 +143,8 @@ func isUnion(terms []term) bool {
 }
 
 func (m *Matrix) union(atoms []*atom) bitset {
-	out := make(bitset, (len(m.sizes)+63)/64)
+	words := (len(m.sizes) + 63) / 64
+	out := make(bitset, words, words+words/16+1) // identities that split off do not move it
 	for _, a := range atoms {
 		out.or(a.ids)
 	}
