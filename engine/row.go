@@ -39,6 +39,9 @@ type rowSet struct {
 	key  string
 	refs int
 	rows [planes]*Row
+
+	own  Row     // rows[planeAllow], where that is not constant
+	room [2]term // for the terms of the commonest expressions
 }
 
 var (
@@ -65,8 +68,8 @@ func (m *Matrix) internRows(terms []term) *rowSet {
 		s.refs++
 		return s
 	}
-	terms = keep(terms)
 	s := &rowSet{key: string(m.keyBuf), refs: 1}
+	terms = keep(s.room[:0], terms)
 	var results [planes][]uint64
 	if isUnion(terms) {
 		results[planeAllow] = m.union(terms[0].atoms)
@@ -78,21 +81,26 @@ func (m *Matrix) internRows(terms []term) *rowSet {
 			s.rows[p] = row
 			continue
 		}
-		s.rows[p] = &Row{Bits: results[p], terms: terms, plane: p, slot: len(m.rows)}
+		r := &s.own
+		if p != planeAllow {
+			r = new(Row)
+		}
+		*r = Row{Bits: results[p], terms: terms, plane: p, slot: len(m.rows)}
+		s.rows[p] = r
 		m.rows = append(m.rows, s.rows[p])
 	}
 	m.rowSets[s.key] = s
 	return s
 }
 
-// keep copies terms that lie in scratch.
-func keep(terms []term) []term {
+// keep copies terms that lie in scratch to out.
+func keep(out, terms []term) []term {
 	n := 0
 	for _, t := range terms {
 		n += len(t.atoms)
 	}
 	atoms := make([]*atom, 0, n)
-	out := slices.Clone(terms)
+	out = append(out, terms...)
 	for i, t := range terms {
 		atoms = append(atoms, t.atoms...)
 		out[i].atoms = atoms[len(atoms)-len(t.atoms) : len(atoms) : len(atoms)]
