@@ -194,9 +194,6 @@ func (l *Lab) Pairs() []Observation {
 func (l *Lab) pair(src, dst *model.Endpoint) []Observation {
 	var out []Observation
 	for _, p := range dst.Ports {
-		if p.Protocol == model.SCTP {
-			continue // this machine's kernel may not have it
-		}
 		for _, to := range dst.IPs {
 			from, ok := sameFamily(src.IPs, to)
 			if !ok {

@@ -247,6 +247,9 @@ func (l *Lab) ServeOutside(proto model.Protocol, at netip.AddrPort) error {
 	if err := l.addOutsideAddr(at.Addr()); err != nil {
 		return err
 	}
+	if proto != model.TCP && proto != model.UDP {
+		return nil // Probe sees to it, or the kernel answers
+	}
 	svc := service{proto: proto, addr: at.Addr(), port: at.Port()}
 	if l.outside.servers[svc] != nil {
 		return nil

@@ -18,6 +18,7 @@ type space struct {
 	name string
 	ns   netns.NsHandle
 	nl   *netlink.Handle
+	sctp map[netip.Addr]*server // started when first asked
 }
 
 // newSpace makes a network namespace, applies settings and brings lo up.
@@ -49,6 +50,9 @@ func (s *space) prepare(settings [][]setting) error {
 
 // close closes the handles and removes the network namespace.
 func (s *space) close() error {
+	for _, srv := range s.sctp {
+		srv.close()
+	}
 	if s.nl != nil {
 		s.nl.Close()
 	}

@@ -35,9 +35,9 @@ const maxProbes = 256
 type Probe struct {
 	From     string // "namespace/name" of a pod, NodeOrigin of a node, or FromOutside
 	To       netip.Addr
-	Protocol model.Protocol // TCP or UDP
-	Port     uint16
-	Source   netip.Addr // the address it comes from; not valid: the kernel chooses
+	Protocol model.Protocol // TCP, UDP, SCTP, ICMP or ICMPv6 (an echo request)
+	Port     uint16         // of TCP, UDP and SCTP
+	Source   netip.Addr     // the address it comes from; not valid: the kernel chooses
 }
 
 // Outcome is what became of a Probe.
@@ -99,6 +99,8 @@ func (l *Lab) probe(ctx context.Context, p Probe, timeout time.Duration) Outcome
 	case model.UDP:
 		_, err := l.exchange(ctx, p.From, p.Source, to, knock)
 		return outcome(err)
+	case model.SCTP, model.ICMP, model.ICMPv6:
+		return outcome(l.askRaw(ctx, p))
 	}
 	return Failed
 }
@@ -117,7 +119,8 @@ func outcome(err error) Outcome {
 	switch {
 	case err == nil:
 		return Connected
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET):
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET),
+		errors.Is(err, syscall.ENOPROTOOPT), errors.Is(err, syscall.EPROTO):
 		return Refused
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		return TimedOut

@@ -90,9 +90,17 @@ func partyKey(p engine.Party) string {
 	return p.Node
 }
 
-// canTry leaves out what the lab has no client or server for.
+// canTry leaves out what the lab has no client or server for, and ICMP of the
+// family that the addresses are not.
 func (w *labWorld) canTry(from, to engine.Party, port model.PortKey) bool {
-	if p := port.Protocol(); p != model.TCP && p != model.UDP {
+	v6 := to.Addr.Is6() || from.Addr.Is6()
+	switch port.Protocol() {
+	case model.TCP, model.UDP, model.SCTP:
+	case model.ICMP, model.ICMPv6:
+		if v6 != (port.Protocol() == model.ICMPv6) {
+			return false
+		}
+	default:
 		return false
 	}
 	return !w.nobody(from) && !w.nobody(to)
