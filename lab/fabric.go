@@ -3,13 +3,16 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/model"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 const bridgeName = "fabric"
@@ -116,6 +119,38 @@ func (l *Lab) plug(s *space, mac net.HardwareAddr) (int, error) {
 	return eth0.Attrs().Index, nil
 }
 
+// settle waits for what the kernel does later than it says: IPv6 addresses
+// become local some time after they were added, and until then their packets
+// are answered with "unreachable".
+func (l *Lab) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	waiting := l.settling
+	l.settling = nil
+	for _, p := range waiting {
+		for !p.space.isLocal(p.addr) {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("address %s in %s does not become ready: %w", p.addr, p.space.name, ctx.Err())
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+// place is an address in a namespace.
+type place struct {
+	space *space
+	addr  netip.Addr
+}
+
+// isLocal says whether the namespace takes packets for the address.
+func (s *space) isLocal(a netip.Addr) bool {
+	routes, err := s.nl.RouteGet(a.AsSlice())
+	return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL
+}
+
 // addOutside makes the outside namespace.
 func (l *Lab) addOutside() error {
 	s, err := newSpace(outsideNS, quietIPv6, forwarding)
@@ -165,6 +200,7 @@ func (l *Lab) connectNode(n *node) (err error) {
 		if err := n.addAddr("eth0", p); err != nil {
 			return err
 		}
+		l.settling = append(l.settling, place{n.space, ip})
 	}
 	return n.addAddr("eth0", netip.PrefixFrom(n.linkLocal(), 64))
 }

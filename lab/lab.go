@@ -36,6 +36,7 @@ type Lab struct {
 	nodes    map[string]*node
 	pods     map[string]*pod
 	lastNode int
+	settling []place // new addresses
 }
 
 // New returns a lab that is not up yet.
@@ -94,6 +95,9 @@ func (l *Lab) apply(ctx context.Context, c *model.Cluster) error {
 		return err
 	}
 	if err := l.syncServers(c); err != nil {
+		return err
+	}
+	if err := l.settle(ctx); err != nil {
 		return err
 	}
 	return l.writeState()
@@ -236,7 +240,8 @@ func (l *Lab) addOutsideAddr(a netip.Addr) error {
 		return err
 	}
 	l.outside.addrs[a] = true
-	return nil
+	l.settling = append(l.settling, place{l.outside.space, a})
+	return l.settle(context.Background())
 }
 
 // ServeOutside serves a port on an address of the outside, which it adds if

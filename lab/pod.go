@@ -46,6 +46,9 @@ func (l *Lab) addPod(e model.Endpoint) error {
 	if err := p.connect(); err != nil {
 		return errors.Join(err, l.removePod(e.Key()))
 	}
+	for _, ip := range e.IPs {
+		l.settling = append(l.settling, place{s, ip})
+	}
 	return nil
 }
 
