@@ -113,7 +113,19 @@ func (s *supply) take() (netip.Addr, bool) {
 	return a, s.in.Contains(a)
 }
 
+// placeNodes adds the nodes that pods name and nobody declares, or makes some up
+// where there is none, and gives those without addresses theirs.
 func (l *loader) placeNodes() {
+	known := map[string]bool{"": true}
+	for _, n := range l.nodes {
+		known[n.Name] = true
+	}
+	for i := range l.pods {
+		if name := l.pods[i].Node; !known[name] {
+			known[name] = true
+			l.nodes = append(l.nodes, model.Node{Name: name, Source: l.pods[i].Source})
+		}
+	}
 	if len(l.nodes) == 0 {
 		for i := range max(l.opts.Nodes, 1) {
 			l.nodes = append(l.nodes, model.Node{Name: fmt.Sprintf("node-%d", i)})

@@ -159,3 +159,11 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestNodesThatOnlyPodsNameExist(t *testing.T) {
+	text := "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {nodeName: worker, hostNetwork: true, containers: [{name: c, image: i}]}\n"
+	c := Parse(map[string][]byte{"f": []byte(text)}, []string{"f"}, Options{}).Cluster
+	if len(c.Nodes) != 1 || c.Nodes[0].Name != "worker" || len(c.Endpoints[0].IPs) != 1 || c.Endpoints[0].IPs[0] != c.Nodes[0].IPs[0] {
+		t.Errorf("nodes %v and pod %v, want one node \"worker\" whose address the pod has", c.Nodes, c.Endpoints[0])
+	}
+}
