@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"runtime/metrics"
 	"strconv"
 	"testing"
 
@@ -31,11 +32,18 @@ func BenchmarkCompileAndAllPairs(b *testing.B) {
 	b.ReportMetric(100*float64(n)/float64(groups*groups), "%connected")
 }
 
+// BenchmarkCompile100k reports the memory that the process holds after it, the
+// cluster itself and garbage included.
 func BenchmarkCompile100k(b *testing.B) {
 	c := synth.Scale(synth.Hundred)
+	var m *engine.Matrix
 	for b.Loop() {
-		engine.Compile(c)
+		m = engine.Compile(c)
 	}
+	sample := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(sample)
+	b.ReportMetric(float64(sample[0].Value.Uint64()-sample[1].Value.Uint64())/(1<<20), "held-MB")
+	b.ReportMetric(float64(m.Identities()), "identities")
 }
 
 // warm compiles the cluster and all its gates.
