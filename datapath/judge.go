@@ -44,11 +44,12 @@ type Packet struct {
 	Malformed     bool
 }
 
-// Verdict is what the program decides and reports. Gates and identities are
-// those of the connection's original direction.
+// Verdict is what the program decides and reports. Flow, gates and identities
+// are those of the connection's original direction.
 type Verdict struct {
 	Accept                             bool
 	Reason                             flow.Reason
+	Flow                               Tuple // in the original direction
 	Revision                           Revision
 	EgressGate, IngressGate            uint32
 	SrcSubject, DstSubject             uint32
@@ -70,7 +71,7 @@ func (f *Fake) JudgeAt(p Packet, r Revision) Verdict {
 	v.Reason, v.Accept = reason, reason.Accepts()
 	v.SrcSubject, v.DstSubject = j.src.subject, j.dst.subject
 	v.SrcIdentity, v.DstIdentity = j.src.identity, j.dst.identity
-	v.Reversed = j.reply
+	v.Flow, v.Reversed = j.tuple, j.reply
 	v.Shadow = reason <= flow.Conditional && reason != flow.Unjudged && j.shadowShut == (reason == flow.Allowed)
 	return v
 }
