@@ -96,6 +96,10 @@ func (j *judge) run() flow.Reason {
 	switch {
 	case p.Hook == flow.LocalIn && p.In == loopback:
 		return flow.Unjudged
+	case j.revision == 0 && p.Hook == flow.Forward:
+		return flow.UnknownPeer
+	case j.revision == 0: // the node itself stays reachable
+		return flow.Unjudged
 	case p.Malformed || p.Src.Is4() != p.Dst.Is4() || p.Src.Is4In6() || p.Dst.Is4In6():
 		return flow.Malformed
 	case p.Fragment:
