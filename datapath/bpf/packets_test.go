@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
 	"net/netip"
@@ -28,6 +29,11 @@ const (
 	tcpFIN, tcpSYN, tcpRST, tcpACK = 1, 2, 4, 16
 	sctpData, sctpInit, sctpAck    = 0, 1, 2
 )
+
+func (s segment) String() string {
+	return fmt.Sprintf("%s -> %s protocol %d ports %d, %#x id %d flags %#x hop limit %d tos %#x options %v bad checksum %v inner %x",
+		s.src, s.dst, s.protocol, s.sport, s.dport, s.id, s.flags, s.hopLimit, s.tos, s.options, s.badChecksum, s.payload)
+}
 
 // bytes writes the packet.
 func (s segment) bytes() []byte {

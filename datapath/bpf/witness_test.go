@@ -302,11 +302,15 @@ func originalOf(inner []byte, info datapath.CTInfo, v6 bool) datapath.Tuple {
 		return t
 	}
 	t.Src, t.Dst = t.Dst, t.Src
+	requests := map[uint16]uint16{0: 8, 14: 13, 16: 15, 18: 17}
 	switch t.Proto {
-	case model.ICMP:
-		t.DstPort ^= map[bool]uint16{true: 8 << 8}[t.DstPort>>8 == 0] // echo
 	case model.ICMPv6:
-		t.DstPort ^= map[bool]uint16{true: 1 << 8}[t.DstPort>>8 == 129]
+		requests = map[uint16]uint16{129: 128, 140: 139}
+		fallthrough
+	case model.ICMP:
+		if request, ok := requests[t.DstPort>>8]; ok {
+			t.DstPort = request<<8 | t.DstPort&0xff
+		}
 	default:
 		t.SrcPort, t.DstPort = t.DstPort, t.SrcPort
 	}
