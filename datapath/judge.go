@@ -212,6 +212,9 @@ func (j *judge) judgeError() flow.Reason {
 		return flow.SpoofedSource
 	}
 	j.tuple = j.packet.Original
+	if j.tuple.Src.Is4In6() || j.tuple.Dst.Is4In6() {
+		return flow.Malformed
+	}
 	j.src, j.dst = j.lookUp(j.tuple.Src), j.lookUp(j.tuple.Dst)
 	if j.packet.Hook == flow.LocalOut {
 		sender.subject = SubjectNone

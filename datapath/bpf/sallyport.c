@@ -590,6 +590,8 @@ inline __u32 judge_error(struct packet *p, bool v6)
 	if (is_spoofed(p, &sender, p->flow.source))
 		return REASON_SPOOFED;
 	read_original(p, v6);
+	if (v6 && (is_v4(p->flow.source) || is_v4(p->flow.destination)))
+		return REASON_MALFORMED;
 	look_up((void *)p->flow.source, p->revision, &p->source);
 	look_up((void *)p->flow.destination, p->revision, &p->destination);
 	if (p->flow.hook == HOOK_LOCAL_OUT)
