@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -29,15 +30,16 @@ import (
 //
 // SALLYPORT_CASES is the number of packets and SALLYPORT_SEED the first seed.
 func TestParity(t *testing.T) {
-	const perSeed = 2000
+	const perSeed, enough = 2000, 12000
 	b := newParityBed(t)
-	cases, first := number(t, "SALLYPORT_CASES", 6000), number(t, "SALLYPORT_SEED", 1)
+	cases, first := number(t, "SALLYPORT_CASES", enough), number(t, "SALLYPORT_SEED", 1)
 	for i := 0; i*perSeed < cases; i++ {
 		seed := uint64(first + i)
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			b.start(t, seed)
 			for n := range min(perSeed, cases-i*perSeed) {
 				if n%20 == 0 {
+					b.check(t, "on its own", func() string { return "nothing was sent" })
 					b.publish(t)
 				}
 				b.check(t, fmt.Sprintf("seed %d, packet %d", seed, n), b.shoot)
@@ -47,7 +49,10 @@ func TestParity(t *testing.T) {
 			}
 		})
 	}
-	b.covered(t)
+	t.Logf("packets at the hooks by outcome: %v", b.seen)
+	if cases >= enough && !t.Failed() {
+		b.covered(t)
+	}
 }
 
 func number(t *testing.T, variable string, otherwise int) int {
@@ -63,6 +68,104 @@ func number(t *testing.T, variable string, otherwise int) int {
 	return n
 }
 
+// TestParityOfBytes runs packets that no IP stack would hand over, cut short and
+// with bytes changed, through the program without sending them. No conntrack
+// sees these, and they come by no device.
+func TestParityOfBytes(t *testing.T) {
+	k := both{&datapath.Fake{}, loadIn(t, newNS(t))}
+	pod := datapath.Address{Identity: fixed(podA), Subject: subjectA, Ifindex: 9}
+	tx := append(datapath.Tx(roots()), datapath.SetAddress{Addr: addr("10.0.0.1"), Address: pod}, datapath.SetAddress{Addr: addr("fd00:10::1"), Address: pod},
+		datapath.SetAddress{Addr: nodeAddrs[0], Address: datapath.Address{Identity: fixed(node), Flags: datapath.FlagNode}}, datapath.Publish{Revision: 1})
+	if err := k.Apply(tx); err != nil {
+		t.Fatal(err)
+	}
+	seed := uint64(number(t, "SALLYPORT_SEED", 1))
+	b := &parityBed{random: rand.New(rand.NewPCG(seed, 3)), devices: []device{{linkLocal: addr("fe80::1")}}}
+	seen := map[outcome]int{}
+	for n := range number(t, "SALLYPORT_CASES", 12000) {
+		s := b.fresh()
+		p := datapath.Packet{Hook: pick(b.random, flow.Forward, flow.LocalIn, flow.LocalOut)}
+		raw := damage(b.random, s.bytes())
+		readPacket(&p, raw, s.src.Is6())
+		want := k.fake.Judge(p)
+		if got := runAt(t, k.program, p.Hook, s.src.Is6(), raw); got != want.Reason {
+			t.Fatalf("seed %d, packet %d: %s at %s as %x: kernel says %s, Fake %+v", seed, n, s, p.Hook, raw, got, want)
+		}
+		seen[outcome{p.Hook, s.src.Is6(), want.Reason}]++
+	}
+	t.Logf("packets at the hooks by outcome: %v", seen)
+}
+
+// damage changes bytes of the headers at random, or cuts the packet, but for
+// the least that the kernel lets anybody run.
+func damage(r *rand.Rand, raw []byte) []byte {
+	least := 20
+	if raw[0]>>4 == 6 {
+		least = 40
+	}
+	if least == 40 && chance(r, 40) { // extension headers, some of them too many
+		chain := pick(r, 1, 2, 7, 8, 9)
+		next := raw[6]
+		raw[6] = pick[byte](r, 0, 43, 44, 51, 60)
+		var extensions []byte
+		for i := range chain {
+			kind := pick[byte](r, 0, 43, 44, 51, 60)
+			if i == chain-1 {
+				kind = next
+			}
+			extensions = append(extensions, kind, 0, 0, pick[byte](r, 0, 0, 0, 0, 0, 1, 8), 0, 0, 0, 0)
+		}
+		raw = slices.Concat(raw[:40], extensions, raw[40:])
+	}
+	for range pick(r, 0, 1, 1, 3) {
+		at := r.IntN(len(raw))
+		if chance(r, 60) {
+			at = r.IntN(8)
+		}
+		raw[at] = byte(r.IntN(256))
+	}
+	if chance(r, 30) {
+		raw = raw[:min(len(raw), least+r.IntN(len(raw)))]
+	}
+	return raw
+}
+
+// runAt runs the program on the packet at a hook and says what was counted.
+func runAt(t *testing.T, p *Program, hook flow.Hook, v6 bool, raw []byte) flow.Reason {
+	t.Helper()
+	state := make([]byte, 48) // struct nf_hook_state
+	state[0], state[1] = byte(hook), unix.NFPROTO_IPV4
+	ethernet := append(make([]byte, 12), 8, 0)
+	if v6 {
+		state[1], ethernet[12], ethernet[13] = unix.NFPROTO_IPV6, 0x86, 0xdd
+	}
+	if hook != flow.LocalOut {
+		raw = append(ethernet, raw...)
+	}
+	before, err := p.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	verdict, err := p.objects.Sallyport.Run(&ebpf.RunOptions{Data: raw, Context: state})
+	if err != nil {
+		t.Fatalf("%d bytes at %s: %v", len(raw), hook, err)
+	}
+	after, err := p.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range flow.Reasons() {
+		if after[r] > before[r] && r != flow.LostEvents {
+			if r.Accepts() != (verdict == 1) {
+				t.Errorf("%x at %s: counted as %s, verdict %d", raw, hook, r, verdict)
+			}
+			return r
+		}
+	}
+	t.Fatalf("%x at %s was not counted", raw, hook)
+	return 0
+}
+
 // parityBed is a node whose pods and uplink are tun devices: a packet written to
 // one is through all hooks when the call returns.
 type parityBed struct {
@@ -73,7 +176,10 @@ type parityBed struct {
 	devices []device // of the pods, then the uplink
 	raw     [3]int   // sockets that send as the node: IPv4, IPv4 in fragments, IPv6
 	stats   Stats
-	seen    map[outcome]int
+
+	seen   map[outcome]int
+	states map[datapath.CTInfo]int // of packets with a conntrack entry, and untracked ones
+	flags  struct{ shadow, log, reply, redirected int }
 
 	*datapath.Publisher
 	fake      *datapath.Fake
@@ -97,6 +203,10 @@ type outcome struct {
 	reason flow.Reason
 }
 
+func (o outcome) String() string {
+	return fmt.Sprintf("%s IPv%d %s", o.hook, map[bool]int{false: 4, true: 6}[o.v6], o.reason)
+}
+
 const localPods = 4
 
 var (
@@ -105,7 +215,7 @@ var (
 )
 
 func newParityBed(t *testing.T) *parityBed {
-	b := &parityBed{ns: newNS(t), seen: map[outcome]int{}, raw: [3]int{-1, -1, -1}}
+	b := &parityBed{ns: newNS(t), seen: map[outcome]int{}, states: map[datapath.CTInfo]int{}, raw: [3]int{-1, -1, -1}}
 	t.Cleanup(func() {
 		for _, d := range b.devices {
 			d.file.Close()
@@ -120,8 +230,8 @@ func newParityBed(t *testing.T) *parityBed {
 	in(t, b.ns, func() (err error) {
 		for name, value := range map[string]string{
 			"ipv4/ip_forward": "1", "ipv4/conf/all/rp_filter": "0", "ipv4/conf/default/rp_filter": "0", "ipv4/conf/all/accept_local": "1",
-			"ipv4/icmp_ratelimit": "0", "ipv6/icmp/ratelimit": "0", "ipv6/conf/all/forwarding": "1", "ipv4/icmp_echo_ignore_broadcasts": "0",
-			"ipv6/conf/default/router_solicitations": "0", "ipv6/conf/default/accept_dad": "0", "ipv4/conf/all/send_redirects": "0", "ipv4/conf/default/send_redirects": "0",
+			"ipv4/icmp_ratelimit": "0", "ipv6/icmp/ratelimit": "0", "ipv6/conf/all/forwarding": "1", "ipv4/icmp_echo_ignore_broadcasts": "0", "ipv4/ipfrag_time": "3600",
+			"ipv6/conf/default/router_solicitations": "0", "ipv6/conf/default/accept_dad": "0", "ipv6/conf/default/addr_gen_mode": "1", "ipv4/conf/all/send_redirects": "0", "ipv4/conf/default/send_redirects": "0",
 		} {
 			if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil {
 				return err
@@ -188,22 +298,17 @@ func (b *parityBed) addDevice(i int) error {
 			routes = append(routes, netip.PrefixFrom(a, a.BitLen()).String())
 		}
 	}
-	if err := bringUp(name, addrs, routes, ""); err != nil {
+	d := &b.devices[i]
+	d.linkLocal = netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 15: byte(1 + i)})
+	if err := bringUp(name, append(addrs, d.linkLocal.String()+"/64"), routes, ""); err != nil {
 		return err
 	}
 	l, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
 	}
-	d := &b.devices[i]
 	d.ifindex = uint32(l.Attrs().Index)
-	list, err := netlink.AddrList(l, netlink.FAMILY_V6)
-	for _, a := range list {
-		if ll, _ := netip.AddrFromSlice(a.IP); ll.IsLinkLocalUnicast() {
-			d.linkLocal = ll
-		}
-	}
-	return err
+	return nil
 }
 
 func (b *parityBed) openRaw() (err error) {
@@ -332,7 +437,7 @@ func (b *parityBed) section() *model.Section {
 	s := &model.Section{DefaultDeny: chance(b.random, 90), Ordered: chance(b.random, 40)}
 	for range b.random.IntN(6) {
 		r := model.Rule{Action: pick(b.random, model.Allow, model.Allow, model.Allow, model.Allow, model.Deny, model.Log), AnyPort: chance(b.random, 60), AnyPeer: chance(b.random, 30)}
-		if chance(b.random, 20) && r.Action == model.Allow {
+		if chance(b.random, 35) && r.Action == model.Allow {
 			r.L7 = &model.L7{Authentication: true}
 		}
 		for range 1 + b.random.IntN(3) {
@@ -399,6 +504,10 @@ func (b *parityBed) shoot() string {
 func (b *parityBed) fresh() segment {
 	r, v6 := b.random, chance(b.random, 50)
 	s := segment{src: b.address(v6), dst: b.address(v6), hopLimit: 64, sport: uint16(40000 + r.IntN(3)), dport: uint16(79 + r.IntN(6))}
+	if chance(r, 15) { // a pod and its node
+		family := map[bool]int{true: 1}[v6]
+		s.src, s.dst = podAddrs(r.IntN(localPods))[family], nodeAddrs[2*family+r.IntN(2)]
+	}
 	s.protocol = pick(r, model.TCP, model.TCP, model.UDP, model.UDP, model.SCTP, model.ICMP, model.ICMPv6, model.Protocol(47), model.Protocol(2), model.Protocol(50))
 	switch s.protocol {
 	case model.TCP:
@@ -422,11 +531,7 @@ func (b *parityBed) fresh() segment {
 
 // address is a random address of any kind.
 func (b *parityBed) address(v6 bool) netip.Addr {
-	r := b.random
-	family := 0
-	if v6 {
-		family = 1
-	}
+	r, family := b.random, map[bool]int{true: 1}[v6]
 	switch r.IntN(12) {
 	case 0, 1, 2, 3:
 		return podAddrs(r.IntN(localPods))[family]
@@ -521,8 +626,12 @@ func (b *parityBed) check(t *testing.T, name string, f func() string) {
 		wanted[v.Reason]++
 		if e, ok := eventOf(s.packet, v); ok {
 			events = append(events, e)
+			b.countFlags(e)
 		}
 		b.seen[outcome{s.packet.Hook, s.packet.Src.Is6(), v.Reason}]++
+		if s.packet.HasCT || s.packet.CTInfo == datapath.CTUntracked {
+			b.states[s.packet.CTInfo]++
+		}
 		said += fmt.Sprintf("  witness: %+v\n  fake:    %+v\n", s.packet, v)
 	}
 	for r := range wanted {
@@ -532,6 +641,14 @@ func (b *parityBed) check(t *testing.T, name string, f func() string) {
 	}
 	b.compareEvents(t, said, events)
 	b.compareOutput(t, said, sightings)
+}
+
+func (b *parityBed) countFlags(e flow.Event) {
+	for n, set := range map[*int]bool{&b.flags.shadow: e.Shadow, &b.flags.log: e.Log, &b.flags.reply: e.Reply, &b.flags.redirected: e.Redirected} {
+		if set {
+			*n++
+		}
+	}
 }
 
 func sum(s Stats) (n uint64) {
@@ -628,18 +745,14 @@ func samePacket(out, p []byte) bool {
 	return bytes.Equal(out, p)
 }
 
-// covered says which kinds of cases there were, and fails if one that should
-// be common was not.
+// covered fails if a kind of case that should be common did not occur.
 func (b *parityBed) covered(t *testing.T) {
 	t.Helper()
-	if t.Failed() {
-		return
-	}
 	for _, v6 := range []bool{false, true} {
 		for hook, reasons := range map[flow.Hook][]flow.Reason{
 			flow.Forward:  {flow.Allowed, flow.EgressDenied, flow.IngressDenied, flow.Conditional, flow.SpoofedSource, flow.UnknownPeer, flow.Invalid, flow.Untracked, flow.ICMPError},
-			flow.LocalIn:  {flow.Allowed, flow.Unjudged, flow.EgressDenied, flow.Conditional, flow.SpoofedSource, flow.Invalid},
-			flow.LocalOut: {flow.Allowed, flow.Unjudged, flow.Invalid},
+			flow.LocalIn:  {flow.Allowed, flow.Unjudged, flow.EgressDenied, flow.Conditional, flow.SpoofedSource, flow.UnknownPeer, flow.Invalid, flow.Untracked, flow.ICMPError},
+			flow.LocalOut: {flow.Allowed, flow.Unjudged, flow.Invalid, flow.Untracked, flow.ICMPError},
 		} {
 			for _, reason := range reasons {
 				if b.seen[outcome{hook, v6, reason}] == 0 {
@@ -648,5 +761,14 @@ func (b *parityBed) covered(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("packets at the hooks by outcome: %v", b.seen)
+	for _, info := range []datapath.CTInfo{datapath.CTEstablished, datapath.CTRelated, datapath.CTNew, datapath.CTReply, datapath.CTRelatedReply, datapath.CTUntracked} {
+		if b.states[info] == 0 {
+			t.Errorf("conntrack never said %d", info)
+		}
+	}
+	for name, n := range map[string]int{"shadow": b.flags.shadow, "log": b.flags.log, "reply": b.flags.reply, "redirected": b.flags.redirected} {
+		if n == 0 {
+			t.Errorf("no event said %s", name)
+		}
+	}
 }
