@@ -30,7 +30,7 @@ import (
 //
 // SALLYPORT_CASES is the number of packets and SALLYPORT_SEED the first seed.
 func TestParity(t *testing.T) {
-	const perSeed, enough = 2000, 12000
+	const perSeed, enough = 2000, 8000
 	b := newParityBed(t)
 	cases, first := number(t, "SALLYPORT_CASES", enough), number(t, "SALLYPORT_SEED", 1)
 	for i := 0; i*perSeed < cases; i++ {
@@ -82,7 +82,7 @@ func TestParityOfBytes(t *testing.T) {
 	seed := uint64(number(t, "SALLYPORT_SEED", 1))
 	b := &parityBed{random: rand.New(rand.NewPCG(seed, 3)), devices: []device{{linkLocal: addr("fe80::1")}}}
 	seen := map[outcome]int{}
-	for n := range number(t, "SALLYPORT_CASES", 12000) {
+	for n := range number(t, "SALLYPORT_CASES", 8000) {
 		s := b.fresh()
 		p := datapath.Packet{Hook: pick(b.random, flow.Forward, flow.LocalIn, flow.LocalOut)}
 		raw := damage(b.random, s.bytes())
@@ -340,6 +340,7 @@ func (b *parityBed) start(t *testing.T, seed uint64) {
 	b.matrix = engine.Compile(&model.Cluster{
 		PodRanges:  podRanges,
 		Namespaces: []model.Namespace{{Name: "n", Labels: map[string]string{model.MetadataName: "n"}}},
+		Policies:   []*model.Policy{crowd([]int{0, 40, 1100}[seed%3])},
 		Nodes:      []model.Node{{Name: "here", IPs: nodeAddrs}, {Name: "there", IPs: []netip.Addr{addr("172.31.0.2")}}},
 	})
 	b.placement = datapath.Placement{Local: map[string]uint32{}, Node: nodeAddrs, Nodes: []netip.Addr{addr("10.0.1.254")}}
@@ -357,6 +358,22 @@ func (b *parityBed) start(t *testing.T, seed uint64) {
 	for i := range 2 * localPods {
 		b.change(t, b.pod(i))
 	}
+}
+
+// crowd is a policy that tells n addresses apart: the identities of
+// pods, which come later, lie in other words and chunks of the rows then.
+func crowd(n int) *model.Policy {
+	p := &model.Policy{
+		Source: model.Source{APIVersion: "networking.k8s.io/v1", Kind: "NetworkPolicy", Namespace: "n", Name: "crowd"},
+		Tier:   model.TierDefault, Order: model.KubernetesOrder,
+		Subject: model.EndpointSelector{Namespace: "n", Pods: model.MatchLabels(map[string]string{"a": "none"})},
+		Ingress: &model.Section{DefaultDeny: true, Rules: []model.Rule{{AnyPeer: true, AnyPort: true}}},
+	}
+	for i := range n {
+		a := netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
+		p.Ingress.Rules = append(p.Ingress.Rules, model.Rule{AnyPort: true, Peers: []model.Peer{{Block: &model.IPBlock{CIDR: netip.PrefixFrom(a, 32)}}}})
+	}
+	return p
 }
 
 // both is one kernel made of two.
