@@ -19,7 +19,10 @@ import (
 // witness sees every packet just before the program does, with nothing of the
 // program's: nftables rules log it to a netlink group that tells conntrack's
 // word about it, and the test's own parser reads it.
-type witness struct{ socket int }
+type witness struct {
+	socket int
+	buffer [1 << 17]byte
+}
 
 // sighting is a packet at a hook: as it was, and as the Fake wants it.
 type sighting struct {
@@ -48,7 +51,7 @@ func newWitness() (*witness, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &witness{s}
+	w := &witness{socket: s}
 	_ = unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
 	if err := unix.Bind(s, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return w, err
@@ -168,16 +171,15 @@ func tos(family, value byte) []expr.Any {
 func (w *witness) sightings(t *testing.T) []sighting {
 	t.Helper()
 	var out []sighting
-	buffer := make([]byte, 1<<17)
 	for {
-		n, _, err := unix.Recvfrom(w.socket, buffer, unix.MSG_DONTWAIT)
+		n, _, err := unix.Recvfrom(w.socket, w.buffer[:], unix.MSG_DONTWAIT)
 		if err == unix.EAGAIN {
 			return out
 		}
 		if err != nil {
 			t.Fatalf("the witness is deaf: %v", err)
 		}
-		for rest := buffer[:n]; len(rest) >= 20; {
+		for rest := w.buffer[:n]; len(rest) >= 20; {
 			length := int(binary.NativeEndian.Uint32(rest))
 			if binary.NativeEndian.Uint16(rest[4:]) == unix.NFNL_SUBSYS_ULOG<<8 {
 				out = append(out, readLog(rest[16:length]))
