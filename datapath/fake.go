@@ -7,7 +7,8 @@ import (
 )
 
 // Fake is a Kernel in memory that decides packets as the BPF program does, with
-// the same tables. Its zero value is an empty kernel: everything is closed.
+// the same tables. Its zero value is an empty kernel: it forwards nothing, and
+// leaves the node itself alone.
 type Fake struct {
 	Revision  Revision
 	Addresses map[netip.Addr]Address

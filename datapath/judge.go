@@ -44,11 +44,12 @@ type Packet struct {
 	Malformed     bool
 }
 
-// Verdict is what the program decides and reports. Gates and identities are
-// those of the connection's original direction.
+// Verdict is what the program decides and reports. Flow, gates and identities
+// are those of the connection's original direction.
 type Verdict struct {
 	Accept                             bool
 	Reason                             flow.Reason
+	Flow                               Tuple // in the original direction
 	Revision                           Revision
 	EgressGate, IngressGate            uint32
 	SrcSubject, DstSubject             uint32
@@ -70,7 +71,7 @@ func (f *Fake) JudgeAt(p Packet, r Revision) Verdict {
 	v.Reason, v.Accept = reason, reason.Accepts()
 	v.SrcSubject, v.DstSubject = j.src.subject, j.dst.subject
 	v.SrcIdentity, v.DstIdentity = j.src.identity, j.dst.identity
-	v.Reversed = j.reply
+	v.Flow, v.Reversed = j.tuple, j.reply
 	v.Shadow = reason <= flow.Conditional && reason != flow.Unjudged && j.shadowShut == (reason == flow.Allowed)
 	return v
 }
@@ -94,6 +95,10 @@ func (j *judge) run() flow.Reason {
 	p := &j.packet
 	switch {
 	case p.Hook == flow.LocalIn && p.In == loopback:
+		return flow.Unjudged
+	case j.revision == 0 && p.Hook == flow.Forward:
+		return flow.UnknownPeer
+	case j.revision == 0: // the node itself stays reachable
 		return flow.Unjudged
 	case p.Malformed || p.Src.Is4() != p.Dst.Is4() || p.Src.Is4In6() || p.Dst.Is4In6():
 		return flow.Malformed
@@ -207,6 +212,9 @@ func (j *judge) judgeError() flow.Reason {
 		return flow.SpoofedSource
 	}
 	j.tuple = j.packet.Original
+	if j.tuple.Src.Is4In6() || j.tuple.Dst.Is4In6() {
+		return flow.Malformed
+	}
 	j.src, j.dst = j.lookUp(j.tuple.Src), j.lookUp(j.tuple.Dst)
 	if j.packet.Hook == flow.LocalOut {
 		sender.subject = SubjectNone

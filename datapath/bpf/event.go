@@ -121,11 +121,16 @@ func (p *Program) Events(ctx context.Context, handle func(*Event)) error {
 			return fmt.Errorf("cannot read events: %w", err)
 		}
 		if len(record.RawSample) >= int(unsafe.Sizeof(Event{})) {
-			event := *(*Event)(unsafe.Pointer(&record.RawSample[0]))
-			handle(&event)
+			handle(readEvent(record.RawSample))
 		}
 	}
 	return nil
+}
+
+// readEvent copies an event out of the ring.
+func readEvent(raw []byte) *Event {
+	event := *(*Event)(unsafe.Pointer(&raw[0]))
+	return &event
 }
 
 // Stats is the number of packets by reason, since the maps were made.

@@ -551,12 +551,14 @@ inline bool concerns_node_only(const struct packet *p)
 inline __u32 judge_untracked(struct packet *p)
 {
 	__u32 reason = judge_doors(p, 0);
+	__u16 port = p->flow.destination_port;
 
 	if (reason != REASON_ALLOWED)
 		return REASON_UNTRACKED;
 	swap(&p->flow);
 	reason = judge_doors(p, 1);
 	swap(&p->flow);
+	p->flow.destination_port = port; /* a reply of ICMP came back as its request */
 	return reason == REASON_ALLOWED ? REASON_ALLOWED : REASON_UNTRACKED;
 }
 
@@ -588,6 +590,8 @@ inline __u32 judge_error(struct packet *p, bool v6)
 	if (is_spoofed(p, &sender, p->flow.source))
 		return REASON_SPOOFED;
 	read_original(p, v6);
+	if (v6 && (is_v4(p->flow.source) || is_v4(p->flow.destination)))
+		return REASON_MALFORMED;
 	look_up((void *)p->flow.source, p->revision, &p->source);
 	look_up((void *)p->flow.destination, p->revision, &p->destination);
 	if (p->flow.hook == HOOK_LOCAL_OUT)
