@@ -292,3 +292,62 @@ func deleteTable(t *testing.T, ns, name string) {
 		return c.Flush()
 	})
 }
+
+// addTable makes an nftables table of the test in a namespace, with one
+// chain at prerouting. It goes with the namespace.
+func addTable(t *testing.T, ns string, priority *nftables.ChainPriority, fill func(*nftables.Conn, *nftables.Chain)) error {
+	t.Helper()
+	var failed error
+	inside(t, ns, func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := c.AddTable(&nftables.Table{Name: "attack", Family: nftables.TableFamilyINet})
+		fill(c, c.AddChain(&nftables.Chain{
+			Name: "prerouting", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: priority,
+		}))
+		failed = c.Flush()
+		return nil
+	})
+	return failed
+}
+
+// dial connects from inside a namespace.
+func dial(t *testing.T, ns, network string, local net.Addr, to netip.AddrPort, patience time.Duration) (c net.Conn, failed error) {
+	t.Helper()
+	inside(t, ns, func() error {
+		d := net.Dialer{LocalAddr: local, Timeout: patience, KeepAlive: -1}
+		c, failed = d.Dial(network, to.String())
+		return nil
+	})
+	if failed == nil {
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	return c, failed
+}
+
+// listenTCP accepts connections inside a namespace until the test ends.
+func listenTCP(t *testing.T, ns string, port uint16, handle func(net.Conn)) {
+	t.Helper()
+	inside(t, ns, func() error {
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer c.Close()
+					handle(c)
+				}()
+			}
+		}()
+		return nil
+	})
+}
