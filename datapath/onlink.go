@@ -16,8 +16,8 @@ var linkScoped = []netip.Prefix{
 }
 
 // onLink is a Source in which these addresses are the node's, unless a policy
-// names the very prefix. Of a family in which the node has no address of its
-// own they stay what they are.
+// names the very prefix. A node without an address in the family is known by
+// one of the other.
 type onLink struct {
 	Source
 	node []netip.Addr
@@ -29,11 +29,14 @@ func (s onLink) PrefixIdentity(x netip.Prefix) engine.Identity {
 		return id
 	}
 	for _, a := range s.node {
-		if a = a.Unmap(); a.Is4() == x.Addr().Is4() && !linkLocal(a) {
-			return s.AddressIdentity(a)
+		if a = a.Unmap(); linkLocal(a) {
+			continue
+		}
+		if id = s.AddressIdentity(a); a.Is4() == x.Addr().Is4() {
+			break
 		}
 	}
-	return 0
+	return id
 }
 
 func (s onLink) Prefixes() []netip.Prefix { return append(s.Source.Prefixes(), linkScoped...) }

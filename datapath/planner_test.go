@@ -545,7 +545,7 @@ func TestPrefixesGoWithTheNextTransaction(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want := len(w.matrix.Prefixes()) + 2 // and the node's on its links, in IPv4
+	want := len(w.matrix.Prefixes()) + len(linkScoped)
 	if len(w.fake.Prefixes) != want || named <= want {
 		t.Errorf("%d prefixes of %d are left, want %d", len(w.fake.Prefixes), named, want)
 	}
