@@ -52,7 +52,7 @@ type taken struct {
 
 func newPlan(p *Planner, source Source, placement Placement) *plan {
 	return &plan{
-		Planner: p, source: source, placement: placement, next: p.revision + 1,
+		Planner: p, source: onLink{source, placement.Node}, placement: placement, next: p.revision + 1,
 		chunks:   (uint32(source.Identities()) + ChunkColumns - 1) / ChunkColumns,
 		newGates: map[*engine.Gate]*gateSlot{}, newRows: map[*engine.Row]*rowSlot{},
 		addresses: map[netip.Addr]*Address{}, prefixes: map[netip.Prefix]*Prefix{},
@@ -136,6 +136,9 @@ func (l *plan) affected() affected {
 		for a := range l.nodeAddrs {
 			out.addresses[a] = struct{}{}
 		}
+		for _, x := range linkScoped {
+			out.prefixes[x] = struct{}{}
+		}
 	}
 	return out
 }
@@ -170,12 +173,17 @@ func (l *plan) placeNodes(out affected) {
 	if l.started && slices.Equal(l.placement.Node, l.Planner.placement.Node) && slices.Equal(l.placement.Nodes, l.Planner.placement.Nodes) {
 		return
 	}
+	for _, x := range linkScoped {
+		out.prefixes[x] = struct{}{}
+	}
 	l.nodeAddrs = map[netip.Addr]uint32{}
 	for _, a := range l.placement.Nodes {
 		l.nodeAddrs[a.Unmap()] = 0
 	}
 	for _, a := range l.placement.Node {
-		l.nodeAddrs[a.Unmap()] = FlagNode
+		if !linkLocal(a) {
+			l.nodeAddrs[a.Unmap()] = FlagNode
+		}
 	}
 	for a, flags := range l.nodeAddrs {
 		if old, ok := l.Planner.nodeAddrs[a]; !ok || old != flags {

@@ -545,8 +545,41 @@ func TestPrefixesGoWithTheNextTransaction(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if want := len(w.matrix.Prefixes()); len(w.fake.Prefixes) != want || named <= want {
+	want := len(w.matrix.Prefixes()) + len(linkScoped)
+	if len(w.fake.Prefixes) != want || named <= want {
 		t.Errorf("%d prefixes of %d are left, want %d", len(w.fake.Prefixes), named, want)
+	}
+}
+
+// Addresses that never leave a link are judged as the node's own, whatever the
+// policies come to say of that.
+func TestLinkScopedAddressesAreTheNodes(t *testing.T) {
+	w := newWorld(5)
+	seen := map[uint32]bool{}
+	for i := range 60 {
+		w.placement.Node = []netip.Addr{netip.MustParseAddr("fe80::9"), netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("2001:db8::9")}
+		if i%10 == 9 {
+			w.placement.Node = []netip.Addr{netip.MustParseAddr("192.0.2.9")}
+		}
+		if err := w.publish(w.change()); err != nil {
+			t.Fatal(err)
+		}
+		r := w.Planner.Revision()
+		for _, x := range linkScoped {
+			for _, own := range w.placement.Node {
+				if own.Is4() != x.Addr().Is4() || own.IsLinkLocalUnicast() {
+					continue
+				}
+				link, node := w.fake.Prefixes[x].Identity.At(r), w.fake.Addresses[own].Identity.At(r)
+				if link != node {
+					t.Fatalf("step %d: %s has identity %d, the node's %s %d", i, x, link, own, node)
+				}
+				seen[node] = true
+			}
+		}
+	}
+	if len(seen) < 3 {
+		t.Errorf("the node had %d identities only", len(seen))
 	}
 }
 
