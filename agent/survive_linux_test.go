@@ -131,8 +131,9 @@ func runAgent(in io.Reader, out io.Writer) error {
 		_ = words.Decode(&change)
 		os.Exit(0)
 	}()
-	for i := o.First; ; i = 1 - i {
-		if err := a.Publish(m, m.Apply(engine.Between(states[i], states[1-i])), o.Placement); err != nil {
+	changes := [2]engine.Change{engine.Between(states[1], states[0]), engine.Between(states[0], states[1])}
+	for i := 1 - o.First; ; i = 1 - i {
+		if err := a.Publish(m, m.Apply(changes[i]), o.Placement); err != nil {
 			return err
 		}
 	}
