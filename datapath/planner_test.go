@@ -433,6 +433,29 @@ func TestRestartOnAPredecessorsTables(t *testing.T) {
 	}
 }
 
+// What predecessors left behind in the tables is free for their successors: a
+// hundred restarts need no more room than two.
+func TestRestartsDoNotUseTheTablesUp(t *testing.T) {
+	w := newWorld(3)
+	for range 60 {
+		if err := w.publish(w.change()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limits := DefaultLimits()
+	limits.Gates, limits.Ranges, limits.Rows = 40, 100, 60
+	for range 100 {
+		w.Planner = NewPlanner(limits, w.fake.Snapshot())
+		if err := w.publish(engine.Delta{Full: true}); err != nil {
+			t.Fatal(err)
+		}
+		w.check(t, w.packets(60))
+		if err := w.publish(w.change()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestFullTableIsNamed(t *testing.T) {
 	w := newWorld(1)
 	limits := DefaultLimits()
