@@ -89,7 +89,15 @@ func (l *Lab) nodeDown(name string) error {
 func (l *Lab) Update(ctx context.Context, c *model.Cluster) error {
 	d := l.Matrix.Apply(engine.Between(l.cluster, c))
 	l.cluster = c
-	return errors.Join(l.Lab.Update(ctx, c), l.enforce(d))
+	err := l.Lab.Update(ctx, c)
+	enforceErr := l.enforce(d)
+	if full := (*datapath.FullError)(nil); errors.As(enforceErr, &full) {
+		// The Matrix keeps what earlier changes told apart until it is
+		// compiled from scratch; then there may be room.
+		l.Matrix = engine.Compile(c)
+		enforceErr = l.enforce(engine.Delta{Full: true})
+	}
+	return errors.Join(err, enforceErr)
 }
 
 // Cluster is what the lab shows at present.
