@@ -129,3 +129,43 @@ func startWith(t *testing.T, c *model.Cluster, limits datapath.Limits) *Lab {
 	})
 	return l
 }
+
+// An address that another pod has got while nothing could be published is
+// closed: the newcomer is not taken for the pod that had it before, neither on
+// its own node nor by others.
+func TestAnAddressIsNotTakenForItsFormerPods(t *testing.T) {
+	needRoot(t)
+	at := func(name, node, ip string) string {
+		return strings.Replace(podNamed(name, ""), "spec: {", "status: {podIP: "+ip+"}\nspec: {nodeName: "+node+", ", 1)
+	}
+	fixed := `
+---
+apiVersion: v1
+kind: Node
+metadata: {name: node-0}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: node-1}
+` + at("client", "node-0", "10.244.9.1") + at("server", "node-0", "10.244.9.2") +
+		ingressOf("server", "[{from: [{podSelector: {matchLabels: {app: faraway}}}]}]")
+	before := fixed + at("near", "node-0", "10.244.9.3") + at("faraway", "node-1", "10.244.9.4")
+	after := fixed + at("zoe", "node-0", "10.244.9.3") + at("zoey", "node-1", "10.244.9.4") + ingressOf("zoe", "[]")
+	l := startWith(t, cluster(t, before), datapath.Limits{Ranges: 20})
+	for _, p := range [][2]string{{"a/client", "a/near"}, {"a/faraway", "a/server"}, {"a/server", "a/faraway"}} {
+		if !connects(l, p[0], p[1]) {
+			t.Errorf("%s does not reach %s", p[0], p[1])
+		}
+	}
+	err := l.Update(context.Background(), cluster(t, after+ingressOf("client", "[{ports: ["+many(10, "{port: %d00}, ")+"]}]")))
+	if full := (*datapath.FullError)(nil); !errors.As(err, &full) {
+		t.Fatal(err)
+	}
+	for _, p := range [][2]string{{"a/client", "a/zoe"}, {"a/zoe", "a/client"}, {"a/zoey", "a/server"}} {
+		s := startStream(t, l, p[0], p[1])
+		time.Sleep(30 * time.Millisecond)
+		s.wantSilence(t)
+	}
+	must(t, l.Update(context.Background(), cluster(t, after)))
+	compare(t, l)
+}
