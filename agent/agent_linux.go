@@ -19,6 +19,10 @@ import (
 type Config struct {
 	Pin   string // folder of bpffs for maps and links; "" is bpf.DefaultPin
 	NetNS string // path of the node's network namespace; "" is the process's
+
+	// Limits are the sizes of the kernel's tables, a zero being the default.
+	// A node that is enforced on already keeps those it has.
+	Limits datapath.Limits
 }
 
 // Agent enforces on one node.
@@ -30,7 +34,7 @@ type Agent struct {
 // New loads the program, or takes over what an earlier agent left in force.
 // Until the first Publish of a new node nothing is forwarded.
 func New(c Config) (*Agent, error) {
-	p, err := bpf.Load(bpf.Options{Pin: c.Pin, NetNS: c.NetNS})
+	p, err := bpf.Load(bpf.Options{Pin: c.Pin, NetNS: c.NetNS, Limits: c.Limits})
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +47,7 @@ func New(c Config) (*Agent, error) {
 	}
 	return &Agent{
 		program:   p,
-		publisher: &datapath.Publisher{Planner: datapath.NewPlanner(datapath.DefaultLimits(), before), Kernel: p},
+		publisher: &datapath.Publisher{Planner: datapath.NewPlanner(p.Limits(), before), Kernel: p},
 	}, nil
 }
 

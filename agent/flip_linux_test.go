@@ -49,7 +49,7 @@ func cluster(t *testing.T, text string) *model.Cluster {
 	return r.Cluster
 }
 
-// prober tries client to server again and again, on TCP and UDP.
+// prober tries one pod to another again and again, on TCP and UDP.
 type prober struct {
 	tried, reached, failed atomic.Int64
 	stop                   context.CancelFunc
@@ -58,15 +58,20 @@ type prober struct {
 
 func probeClientToServer(t *testing.T, l *Lab, patience time.Duration) *prober {
 	t.Helper()
-	to := l.Matrix.Endpoint("a/server").IPs[0]
+	return probePair(t, l, "a/client", "a/server", patience)
+}
+
+func probePair(t *testing.T, l *Lab, from, server string, patience time.Duration) *prober {
+	t.Helper()
+	to := l.Matrix.Endpoint(server).IPs[0]
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &prober{stop: cancel}
 	for range 4 {
 		p.done.Go(func() {
 			for ctx.Err() == nil {
 				for _, o := range l.Probe(context.Background(), []lab.Probe{
-					{From: "a/client", To: to, Protocol: model.TCP, Port: 80},
-					{From: "a/client", To: to, Protocol: model.UDP, Port: 90},
+					{From: from, To: to, Protocol: model.TCP, Port: 80},
+					{From: from, To: to, Protocol: model.UDP, Port: 90},
 				}, patience) {
 					p.tried.Add(1)
 					if o == lab.Connected {

@@ -27,6 +27,7 @@ type Lab struct {
 	cluster *model.Cluster
 	agents  map[string]*Agent
 	behind  map[string]bool // nodes that have not published the last change
+	limits  datapath.Limits // sizes of every node's tables
 	unlock  func()          // lets the next lab of this machine begin
 }
 
@@ -35,7 +36,11 @@ type Lab struct {
 // pod is connected, and forwards nothing until the policies are published. If
 // StartLab fails nothing is left. There is one lab on a machine: StartLab
 // waits for the one that is up to end.
-func StartLab(ctx context.Context, c *model.Cluster) (_ *Lab, err error) {
+func StartLab(ctx context.Context, c *model.Cluster) (*Lab, error) {
+	return startLab(ctx, c, datapath.Limits{})
+}
+
+func startLab(ctx context.Context, c *model.Cluster, limits datapath.Limits) (_ *Lab, err error) {
 	unlock, err := lab.Lock(ctx)
 	if err != nil {
 		return nil, err
@@ -48,7 +53,7 @@ func StartLab(ctx context.Context, c *model.Cluster) (_ *Lab, err error) {
 	if err := RemoveLab(); err != nil {
 		return nil, err
 	}
-	l := &Lab{Matrix: engine.Compile(c), cluster: c, agents: map[string]*Agent{}, behind: map[string]bool{}, unlock: unlock}
+	l := &Lab{Matrix: engine.Compile(c), cluster: c, agents: map[string]*Agent{}, behind: map[string]bool{}, limits: limits, unlock: unlock}
 	l.Lab = lab.New(lab.Config{NodeUp: l.nodeUp, NodeDown: l.nodeDown})
 	if err := l.Lab.Up(ctx, c); err != nil {
 		return nil, errors.Join(err, removePins())
@@ -60,7 +65,7 @@ func StartLab(ctx context.Context, c *model.Cluster) (_ *Lab, err error) {
 }
 
 func (l *Lab) nodeUp(name string) error {
-	a, err := New(Config{Pin: filepath.Join(LabPins, name), NetNS: l.NodeNetNS(name)})
+	a, err := New(Config{Pin: filepath.Join(LabPins, name), NetNS: l.NodeNetNS(name), Limits: l.limits})
 	if err != nil {
 		return fmt.Errorf("cannot enforce on %s: %w", name, err)
 	}
@@ -84,7 +89,15 @@ func (l *Lab) nodeDown(name string) error {
 func (l *Lab) Update(ctx context.Context, c *model.Cluster) error {
 	d := l.Matrix.Apply(engine.Between(l.cluster, c))
 	l.cluster = c
-	return errors.Join(l.Lab.Update(ctx, c), l.enforce(d))
+	err := l.Lab.Update(ctx, c)
+	enforceErr := l.enforce(d)
+	if full := (*datapath.FullError)(nil); errors.As(enforceErr, &full) {
+		// The Matrix keeps what earlier changes told apart until it is
+		// compiled from scratch; then there may be room.
+		l.Matrix = engine.Compile(c)
+		enforceErr = l.enforce(engine.Delta{Full: true})
+	}
+	return errors.Join(err, enforceErr)
 }
 
 // Cluster is what the lab shows at present.

@@ -261,6 +261,16 @@ func (l *plan) commit() {
 			}
 		}
 	}
+	clear(p.dirtyAddresses)
+	clear(p.dirtyPrefixes)
+	clear(p.dirtySubjects)
+	clear(p.dirtyDevices)
+	if l.closing {
+		for a := range l.addresses {
+			p.owed.addresses[a] = struct{}{}
+		}
+		return
+	}
 	for key, addrs := range l.podAddrs {
 		if len(addrs) == 0 {
 			delete(p.podAddrs, key)
@@ -272,10 +282,6 @@ func (l *plan) commit() {
 	p.addressTombs, p.prefixTombs = l.addressTombs, l.prefixTombs
 	p.owed = newOwed()
 	p.owed.addresses, p.owed.publishing = l.handed, len(l.handed) > 0
-	clear(p.dirtyAddresses)
-	clear(p.dirtyPrefixes)
-	clear(p.dirtySubjects)
-	clear(p.dirtyDevices)
 	if !p.started {
 		p.started = true
 		p.disinherit()
@@ -343,7 +349,7 @@ func (l *plan) commitPods() {
 	for slot := range l.adopted {
 		delete(p.orphans, slot)
 	}
-	if p.started || !l.owed.full {
+	if p.started || !l.owed.full || l.closing {
 		return
 	}
 	for slot := range p.orphans {

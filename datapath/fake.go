@@ -100,18 +100,9 @@ func (f *Fake) apply(op Op) {
 // Snapshot is what a Planner that starts on this kernel has to know.
 func (f *Fake) Snapshot() *Snapshot {
 	f.init()
-	s := &Snapshot{
-		Revision: f.Revision, Subjects: maps.Clone(f.Subjects), Addresses: maps.Clone(f.Addresses),
+	return &Snapshot{
+		Revision: f.Revision, Gates: maps.Clone(f.Gates), Ranges: maps.Clone(f.Ranges),
+		Subjects: maps.Clone(f.Subjects), Addresses: maps.Clone(f.Addresses),
 		Prefixes: maps.Clone(f.Prefixes), Devices: maps.Clone(f.Devices),
 	}
-	for slot := range f.Gates {
-		s.Gates = max(s.Gates, slot+1)
-	}
-	for slot := range f.Ranges {
-		s.Ranges = max(s.Ranges, slot+1)
-	}
-	for at := range f.Rows {
-		s.Rows = max(s.Rows, at[0]+1)
-	}
-	return s
 }

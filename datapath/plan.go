@@ -17,6 +17,7 @@ type plan struct {
 	source    Source
 	placement Placement
 	next      Revision
+	closing   bool // PlanClosing's: what is owed stays owed
 	fork      bool // published rows may not change: new columns are in use
 	tx        Tx
 

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -236,6 +237,38 @@ func (p *Planner) Plan(source Source, delta engine.Delta, placement Placement) (
 	return l.tx, nil
 }
 
+// PlanClosing works out the writes that close the addresses whose pods are gone
+// or have another device, and nothing else: what Plan was to do stays owed. It
+// takes no slots, so it fits where a Plan did not; like one it is followed by
+// Commit or Abort.
+func (p *Planner) PlanClosing(source Source, placement Placement) Tx {
+	l := newPlan(p, source, p.placement)
+	l.closing = true
+	holders := map[netip.Addr]string{}
+	for key, addrs := range p.podAddrs {
+		for _, a := range addrs {
+			holders[a] = key
+		}
+	}
+	for _, a := range slices.SortedFunc(maps.Keys(p.addresses), netip.Addr.Compare) {
+		key := ""
+		if e := source.EndpointAt(a); e != nil {
+			key = e.Key()
+		}
+		old := p.addresses[a]
+		moved := old.Subject != SubjectNone && placement.Local[key] != old.Ifindex
+		if holder, known := holders[a]; (moved || known && holder != key) && old.Identity.At(p.revision) != IdentityUnknown {
+			closed := old
+			closed.Identity.New = IdentityUnknown
+			l.setAddress(a, old, true, closed)
+		}
+	}
+	l.rewriteDirty()
+	l.finish()
+	p.pending = l
+	return l.tx
+}
+
 // Commit tells the Planner that the kernel applied the planned transaction.
 func (p *Planner) Commit() {
 	l := p.pending
@@ -304,8 +337,9 @@ type Publisher struct {
 }
 
 // Publish brings the change into force, in more than one revision where an
-// address changes hands. On an error the last published state holds, and the
-// next Publish includes the change.
+// address changes hands. On an error the last published state holds, but for
+// addresses whose pods are gone, which are closed if the change does not fit;
+// the next Publish includes the change.
 func (b *Publisher) Publish(source Source, delta engine.Delta, placement Placement) error {
 	for {
 		if err := b.publish(source, delta, placement); err != nil {
@@ -321,8 +355,13 @@ func (b *Publisher) Publish(source Source, delta engine.Delta, placement Placeme
 func (b *Publisher) publish(source Source, delta engine.Delta, placement Placement) error {
 	tx, err := b.Planner.Plan(source, delta, placement)
 	if err != nil {
-		return err
+		return errors.Join(err, b.execute(b.Planner.PlanClosing(source, placement)))
 	}
+	return b.execute(tx)
+}
+
+// execute has the kernel do what was planned.
+func (b *Publisher) execute(tx Tx) error {
 	if len(tx) == 0 {
 		b.Planner.Commit()
 		return nil

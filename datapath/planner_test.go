@@ -433,6 +433,84 @@ func TestRestartOnAPredecessorsTables(t *testing.T) {
 	}
 }
 
+// While a change does not fit, packets pass only between pods that were there
+// before, by the policies of then.
+func TestFullTablesOpenNothing(t *testing.T) {
+	failures := 0
+	for seed := range uint64(20) {
+		w := newWorld(seed)
+		limits := DefaultLimits()
+		limits.Gates, limits.Ranges, limits.Rows, limits.Subjects, limits.Addresses = 14, 28, 16, 9, 13
+		w.Planner = NewPlanner(limits, nil)
+		type holder struct {
+			key     string
+			ifindex uint32
+		}
+		holderOf := func(a netip.Addr) holder {
+			e := w.matrix.EndpointAt(a)
+			if e == nil {
+				return holder{}
+			}
+			return holder{e.Key(), w.placement.Local[e.Key()]}
+		}
+		held := map[netip.Addr]holder{}
+		packets := w.packets(200)
+		before := map[Tuple]bool{}
+		for range 150 {
+			err := w.publish(w.change())
+			if err == nil {
+				w.check(t, w.packets(60))
+				packets = w.packets(200)
+				for _, p := range packets {
+					before[p.Tuple] = w.accepts(p)
+					held[p.Src], held[p.Dst] = holderOf(p.Src), holderOf(p.Dst)
+				}
+				continue
+			}
+			failures++
+			for _, p := range packets {
+				for _, a := range []netip.Addr{p.Src, p.Dst} {
+					if held[a] != holderOf(a) {
+						held[a] = holder{key: "changed hands"} // and stays closed
+					}
+				}
+				same := held[p.Src] == holderOf(p.Src) && held[p.Dst] == holderOf(p.Dst)
+				if got := w.fake.Judge(p).Accept; got && !before[p.Tuple] || got && !same {
+					t.Fatalf("seed %d: %v passes though nothing could be published (the pods are the same: %v)", seed, p.Tuple, same)
+				} else if !got && before[p.Tuple] && same {
+					t.Fatalf("seed %d: %v is dropped though nothing could be published", seed, p.Tuple)
+				}
+			}
+		}
+	}
+	if failures < 100 {
+		t.Fatalf("only %d changes did not fit: nothing was tested", failures)
+	}
+}
+
+// What predecessors left behind in the tables is free for their successors: a
+// hundred restarts need no more room than two.
+func TestRestartsDoNotUseTheTablesUp(t *testing.T) {
+	w := newWorld(3)
+	for range 60 {
+		if err := w.publish(w.change()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limits := DefaultLimits()
+	limits.Gates, limits.Ranges, limits.Rows = 40, 100, 60
+	for range 100 {
+		w.Planner = NewPlanner(limits, w.fake.Snapshot())
+		if err := w.publish(engine.Delta{Full: true}); err != nil {
+			t.Fatal(err)
+		}
+		w.check(t, w.packets(60))
+		if err := w.publish(w.change()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestFullTableIsNamed(t *testing.T) {
 	w := newWorld(1)
 	limits := DefaultLimits()

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -30,7 +31,20 @@ type FullError struct {
 }
 
 func (e *FullError) Error() string {
-	return fmt.Sprintf("cannot plan the change: table %s is full (%d entries)", e.Table, e.Size)
+	return fmt.Sprintf("cannot plan the change: table %s is full (%d entries); %s, or begin anew with a larger limit for %[1]s", e.Table, e.Size, remedies[e.Table])
+}
+
+// remedies say what takes less of a table. What changes needs room beside what
+// it replaces.
+var remedies = map[string]string{
+	"subjects":  "run fewer pods on this node",
+	"devices":   "run fewer pods on this node",
+	"gates":     "let fewer different sets of policies select this node's pods, or change them a few at a time",
+	"ranges":    "name fewer different ports in the policies of this node's pods, or change them a few at a time",
+	"rows":      "name fewer different sets of peers in the policies of this node's pods, or change them a few at a time",
+	"columns":   "tell fewer kinds of pods and ipBlocks apart in policies",
+	"addresses": "run fewer pods in the cluster",
+	"prefixes":  "name fewer different ipBlocks in policies",
 }
 
 // span is a run of neighbouring slots.
@@ -77,6 +91,26 @@ func takeFrom(spans *[]span, count uint32) (uint32, bool) {
 		*spans = slices.Delete(*spans, i, i+1)
 	}
 	return first, true
+}
+
+// adopt takes the slots of a predecessor, as runs, before any is handed out.
+// Those between them are free: the grace period passes before the first write.
+func (s *slots) adopt(used map[uint32]struct{}) (held []span) {
+	for _, slot := range slices.Sorted(maps.Keys(used)) {
+		if slot < s.next || slot >= s.size {
+			continue // reserved, or no slot of ours
+		}
+		if n := len(held); n > 0 && slot == s.next {
+			held[n-1].count++
+		} else {
+			held = append(held, span{slot, 1})
+		}
+		if slot > s.next {
+			s.undo(s.next, slot-s.next)
+		}
+		s.next = slot + 1
+	}
+	return held
 }
 
 // put gives a run back that packets may still see.

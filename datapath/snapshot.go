@@ -3,25 +3,23 @@ package datapath
 import "net/netip"
 
 // Snapshot is what a kernel's tables hold when a Planner starts on them. Of
-// gates, ranges and rows only the number of slots from 0 that may be in use
-// matters: a Planner writes its own behind them and frees them afterwards.
+// gates and ranges those matter that subjects lead to: a Planner writes its own
+// beside them and frees them afterwards. Whatever else is in their tables is
+// what earlier publications left behind.
 type Snapshot struct {
-	Revision            Revision
-	Gates, Ranges, Rows uint32 // one more than the highest slot in use
-	Subjects            map[uint32]Subject
-	Addresses           map[netip.Addr]Address
-	Prefixes            map[netip.Prefix]Prefix
-	Devices             map[uint32]uint32 // ifindex to subject
+	Revision  Revision
+	Gates     map[uint32]Gate  // at least those of the subjects
+	Ranges    map[uint32]Range // at least those of these gates
+	Subjects  map[uint32]Subject
+	Addresses map[netip.Addr]Address
+	Prefixes  map[netip.Prefix]Prefix
+	Devices   map[uint32]uint32 // ifindex to subject
 }
 
 // adopt takes the predecessor's tables over as the published state.
 func (p *Planner) adopt(s *Snapshot) {
 	p.revision = s.Revision
 	p.grace.all = true
-	p.gateSlots.next = max(p.gateSlots.next, s.Gates)
-	p.rangeSlots.next = max(p.rangeSlots.next, s.Ranges)
-	p.rowSlots.next = max(p.rowSlots.next, s.Rows)
-	p.inherited = inherited{gates: s.Gates, ranges: s.Ranges, rows: s.Rows}
 	for slot, v := range s.Subjects {
 		if slot == SubjectNone || slot >= p.limits.Subjects {
 			continue
@@ -33,13 +31,9 @@ func (p *Planner) adopt(s *Snapshot) {
 		}
 		p.subjects[slot] = Subject{egress, ingress}
 		p.orphans[slot] = struct{}{}
-		p.subjectSlots.next = max(p.subjectSlots.next, slot+1)
 	}
-	for slot := uint32(1); slot < p.subjectSlots.next; slot++ {
-		if _, ok := p.orphans[slot]; !ok {
-			p.subjectSlots.put(slot, 1)
-		}
-	}
+	p.subjectSlots.adopt(p.orphans)
+	p.inherit(s)
 	for a, v := range s.Addresses {
 		var dirty bool
 		if v.Identity, dirty = settle(v.Identity, s.Revision); dirty {
@@ -71,17 +65,36 @@ func settle(v Versioned, r Revision) (settled Versioned, dirty bool) {
 }
 
 // inherited are the slots of a predecessor, to be freed after the first
-// publication. Slots below the first free ones are never handed out.
-type inherited struct{ gates, ranges, rows uint32 }
+// publication.
+type inherited struct{ gates, ranges, rows []span }
 
-func (p *Planner) disinherit() {
-	free := func(s *slots, first, end uint32) {
-		if end > first {
-			s.put(first, end-first)
+// inherit keeps the slots that the published doors lead to.
+func (p *Planner) inherit(s *Snapshot) {
+	gates, ranges, rows := map[uint32]struct{}{}, map[uint32]struct{}{}, map[uint32]struct{}{}
+	for _, subject := range p.subjects {
+		for _, slot := range []uint32{subject.Egress.At(s.Revision), subject.Ingress.At(s.Revision)} {
+			gates[slot] = struct{}{}
+			g := s.Gates[slot]
+			for i := range min(g.Count, p.limits.Ranges) {
+				r := s.Ranges[g.First+i]
+				ranges[g.First+i] = struct{}{}
+				for _, row := range []uint32{r.Allow, r.Shadow, r.Conditional, r.Log} {
+					rows[row] = struct{}{}
+				}
+			}
 		}
 	}
-	free(&p.gateSlots, gateClosed+1, p.inherited.gates)
-	free(&p.rangeSlots, 0, p.inherited.ranges)
-	free(&p.rowSlots, RowAll+1, p.inherited.rows)
+	p.inherited = inherited{p.gateSlots.adopt(gates), p.rangeSlots.adopt(ranges), p.rowSlots.adopt(rows)}
+}
+
+func (p *Planner) disinherit() {
+	for _, x := range []struct {
+		to   *slots
+		held []span
+	}{{&p.gateSlots, p.inherited.gates}, {&p.rangeSlots, p.inherited.ranges}, {&p.rowSlots, p.inherited.rows}} {
+		for _, h := range x.held {
+			x.to.put(h.first, h.count)
+		}
+	}
 	p.inherited = inherited{}
 }

@@ -38,20 +38,14 @@ const DefaultPin = "/sys/fs/bpf/sallyport"
 // delivered unless the options say otherwise.
 const DefaultEventRate = 10000
 
-// Options say where a program is to be loaded. A zero maximum is the default;
-// the sizes of maps that are pinned already stay what they are.
+// Options say where a program is to be loaded.
 type Options struct {
 	Pin   string // folder of bpffs; "" is DefaultPin
 	NetNS string // path of the network namespace, /proc/self/fd/N too; "" is the caller's
 
-	MaxAddresses uint32 // 131,072
-	MaxPrefixes  uint32 // 131,072
-	MaxDevices   uint32 // 4,096
-	MaxSubjects  uint32 // 4,096
-	MaxGates     uint32 // 16,384
-	MaxRanges    uint32 // 262,144
-	MaxRows      uint32 // 16,384, of 128 bytes per 1,024 identities
-	MaxChunks    uint32 // 64 chunks of 1,024 identities
+	// Limits are the sizes that new maps get, a zero being the default.
+	// Program.Limits has those of the maps that are pinned already.
+	Limits datapath.Limits
 
 	EventRate    uint32 // per second and CPU; 0 is DefaultEventRate
 	NoEvents     bool   // deliver none
@@ -121,16 +115,27 @@ func (p *Program) load(o Options) error {
 }
 
 func (o Options) size(spec *ebpf.CollectionSpec) {
+	l := o.Limits
 	for name, n := range map[string]uint32{
-		"addresses": o.MaxAddresses, "prefixes": o.MaxPrefixes, "devices": o.MaxDevices,
-		"subjects": o.MaxSubjects, "gates": o.MaxGates, "ranges": o.MaxRanges, "rows": o.MaxChunks,
+		"addresses": l.Addresses, "prefixes": l.Prefixes, "devices": l.Devices,
+		"subjects": l.Subjects, "gates": l.Gates, "ranges": l.Ranges, "rows": l.Columns / datapath.ChunkColumns,
 	} {
 		if n != 0 {
 			spec.Maps[name].MaxEntries = n
 		}
 	}
-	if o.MaxRows != 0 {
-		spec.Maps["rows"].InnerMap.MaxEntries = o.MaxRows
+	if l.Rows != 0 {
+		spec.Maps["rows"].InnerMap.MaxEntries = l.Rows
+	}
+}
+
+// Limits are the sizes of the maps as they are, for the planner.
+func (p *Program) Limits() datapath.Limits {
+	return datapath.Limits{
+		Subjects: p.subjects.length, Gates: p.gates.length, Ranges: p.ranges.length,
+		Rows: p.chunk.MaxEntries, Columns: uint32(len(p.chunks)) * datapath.ChunkColumns,
+		Addresses: p.objects.Addresses.MaxEntries(), Prefixes: p.objects.Prefixes.MaxEntries(),
+		Devices: p.objects.Devices.MaxEntries(), History: datapath.DefaultLimits().History,
 	}
 }
 

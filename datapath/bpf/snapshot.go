@@ -11,24 +11,40 @@ import (
 func (p *Program) Snapshot() (*datapath.Snapshot, error) {
 	s := &datapath.Snapshot{
 		Revision:  p.Revision(),
-		Gates:     p.gates.used(),
-		Ranges:    p.ranges.used(),
+		Gates:     map[uint32]datapath.Gate{},
+		Ranges:    map[uint32]datapath.Range{},
 		Subjects:  map[uint32]datapath.Subject{},
 		Addresses: map[netip.Addr]datapath.Address{},
 		Prefixes:  map[netip.Prefix]datapath.Prefix{},
 		Devices:   map[uint32]uint32{},
 	}
-	for _, chunk := range p.chunks {
-		if chunk != nil {
-			s.Rows = max(s.Rows, chunk.used())
-		}
-	}
 	for i := range p.subjects.used() {
-		if subject := p.subject(i); subject != (datapath.Subject{}) {
-			s.Subjects[i] = subject
+		subject := p.subject(i)
+		if subject == (datapath.Subject{}) {
+			continue
+		}
+		s.Subjects[i] = subject
+		for _, v := range []datapath.Versioned{subject.Egress, subject.Ingress} {
+			p.readGate(s, v.Old)
+			p.readGate(s, v.New)
 		}
 	}
 	return s, p.readHashes(s)
+}
+
+// readGate reads a gate and its ranges, if they are not read yet.
+func (p *Program) readGate(s *datapath.Snapshot, id uint32) {
+	if _, read := s.Gates[id]; read || id >= p.gates.length {
+		return
+	}
+	g := datapath.Gate{First: p.gates.load(id, 0), Count: p.gates.load(id, 4)}
+	s.Gates[id] = g
+	for i := g.First; i < min(g.First+g.Count, p.ranges.length); i++ {
+		s.Ranges[i] = datapath.Range{
+			Start: p.ranges.load(i, 0), Allow: p.ranges.load(i, 4), Shadow: p.ranges.load(i, 8),
+			Conditional: p.ranges.load(i, 12), Log: p.ranges.load(i, 16),
+		}
+	}
 }
 
 func (p *Program) readHashes(s *datapath.Snapshot) error {
