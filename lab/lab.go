@@ -30,6 +30,7 @@ type Lab struct {
 	cfg     Config
 	mu      sync.RWMutex
 	cluster atomic.Pointer[model.Cluster]
+	zone    atomic.Pointer[func() zone] // the cluster's names, made when first asked for
 
 	fabric   *space
 	outside  *outside
@@ -80,7 +81,9 @@ func (l *Lab) Update(ctx context.Context, c *model.Cluster) error {
 
 // apply makes the namespaces match the cluster.
 func (l *Lab) apply(ctx context.Context, c *model.Cluster) error {
+	names := sync.OnceValue(func() zone { return newZone(c) })
 	l.cluster.Store(c)
+	l.zone.Store(&names)
 	if err := l.removeStale(c); err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func (l *Lab) writeState() error {
 	if err := os.MkdirAll(StateDir, 0o755); err != nil {
 		return fmt.Errorf("cannot create %s: %w", StateDir, err)
 	}
-	s := State{DNS: dnsAddr(c).String(), Pods: make(map[string]PodState, len(l.pods))}
+	s := State{DNS: dnsAddrs(c)[0].String(), Pods: make(map[string]PodState, len(l.pods))}
 	written := make(map[string]bool)
 	for key, p := range l.pods {
 		conf := filepath.Join(StateDir, "resolv-"+shortHash(p.model.Namespace)+".conf")
@@ -76,8 +76,14 @@ func (l *Lab) writeState() error {
 // resolvConf is the /etc/resolv.conf of a namespace's pods.
 func resolvConf(c *model.Cluster, namespace string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "nameserver %s\n", dnsAddr(c))
-	fmt.Fprintf(&b, "search %s.svc.cluster.local svc.cluster.local\n", namespace)
+	for _, a := range dnsAddrs(c) {
+		fmt.Fprintf(&b, "nameserver %s\n", a)
+	}
+	b.WriteString("search")
+	for _, d := range searchDomains(namespace) {
+		b.WriteString(" " + strings.TrimSuffix(d, "."))
+	}
+	b.WriteByte('\n')
 	b.WriteString("options ndots:5\n")
 	return b.String()
 }
