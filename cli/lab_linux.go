@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,6 +21,9 @@ import (
 // probeTimeout is how long a probe waits before it counts as dropped. In the
 // lab an answer comes within a millisecond.
 const probeTimeout = 500 * time.Millisecond
+
+// downTimeout is how long a lab that is up may take to end.
+const downTimeout = 15 * time.Second
 
 type labFlags struct {
 	probe, watch bool
@@ -54,12 +58,19 @@ interrupted, and removes everything then. Needs root.`,
 func newLabExec(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "exec NAMESPACE/POD -- COMMAND", Short: "Run a command in a pod of the lab that is up", Args: cobra.MinimumNArgs(2),
+		Long: `Runs the command in the pod's network namespace, with the cluster's DNS. It
+ends with the pod, if not before. The exit code is the command's.`,
 		Example: "  sudo sallyport lab exec shop/web -- curl -m 2 http://db.shop:5432",
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := lab.ExecIn(c.Context(), args[0], args[1:], s.stdin, s.stdout, s.stderr); err != nil {
-				return environment(err)
+			err := lab.ExecIn(c.Context(), args[0], args[1:], s.stdin, s.stdout, s.stderr)
+			var failed *exec.ExitError
+			switch {
+			case err == nil:
+				return nil
+			case errors.As(err, &failed) && failed.ExitCode() > 0:
+				return exit{code: failed.ExitCode()}
 			}
-			return nil
+			return environment(err)
 		},
 	}
 }
@@ -67,11 +78,20 @@ func newLabExec(s *session) *cobra.Command {
 func newLabDown() *cobra.Command {
 	return &cobra.Command{
 		Use: "down", Short: "Remove everything that a lab left on this machine", Args: cobra.NoArgs,
+		Long: `Ends the lab that is up, and removes what a lab that was killed has left:
+network namespaces, what runs in them, BPF programs and state.`,
 		Example: "  sudo sallyport lab down",
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(c *cobra.Command, _ []string) error {
 			if err := requireRoot(); err != nil {
 				return err
 			}
+			ctx, cancel := context.WithTimeout(c.Context(), downTimeout)
+			defer cancel()
+			unlock, err := lab.TakeOver(ctx)
+			if err != nil {
+				return environment(err)
+			}
+			defer unlock()
 			if err := agent.RemoveLab(); err != nil {
 				return environment(err)
 			}
@@ -119,6 +139,8 @@ func (s *session) lab(ctx context.Context, f labFlags) (err error) {
 // labStay keeps the lab up, following the files if asked to. Input that is
 // wrong changes nothing: the last good state holds.
 func (s *session) labStay(ctx context.Context, l *agent.Lab, f labFlags) error {
+	ctx, cancel := l.Removed(ctx)
+	defer cancel()
 	fmt.Fprintln(s.stderr, "run a command in a pod with: sallyport lab exec NAMESPACE/POD -- COMMAND; end with Ctrl-C")
 	if !f.watch {
 		<-ctx.Done()
