@@ -116,7 +116,7 @@ func (s *session) lab(ctx context.Context, f labFlags) (err error) {
 		return err
 	}
 	began := time.Now()
-	l, err := agent.StartLab(ctx, lab.WithDNS(r.Cluster))
+	l, err := s.startLab(ctx, lab.WithDNS(r.Cluster))
 	if err != nil {
 		return environment(err)
 	}
@@ -134,6 +134,26 @@ func (s *session) lab(ctx context.Context, f labFlags) (err error) {
 		return s.labProbe(ctx, l)
 	}
 	return s.labStay(ctx, l, f)
+}
+
+// startLab starts a lab; another one of this machine may have to end first.
+func (s *session) startLab(ctx context.Context, c *model.Cluster) (*agent.Lab, error) {
+	p := s.progress(fmt.Sprintf("starting %d pods on %d nodes", len(c.Endpoints), len(c.Nodes)), 0)
+	defer p.end()
+	return agent.StartLab(ctx, c)
+}
+
+// observe runs the probes and fills in their outcomes.
+func (s *session) observe(ctx context.Context, l *agent.Lab, list []agent.Observation) {
+	p := s.progress("connecting", len(list))
+	defer p.end()
+	probes := make([]lab.Probe, len(list))
+	for i, o := range list {
+		probes[i] = o.Probe
+	}
+	for i, o := range l.ProbeEach(ctx, probes, probeTimeout, p.step) {
+		list[i].Outcome = o
+	}
 }
 
 // labStay keeps the lab up, following the files if asked to. Input that is
@@ -164,26 +184,31 @@ func (s *session) labStay(ctx context.Context, l *agent.Lab, f labFlags) error {
 func (s *session) labProbe(ctx context.Context, l *agent.Lab) error {
 	list := l.Pairs()
 	fmt.Fprintf(s.stderr, "probing %d connections\n", len(list))
-	l.Observe(ctx, list, probeTimeout)
+	s.observe(ctx, l, list)
 	return s.printObservations(list)
 }
 
 func (s *session) printObservations(list []agent.Observation) error {
 	p := paint(s.stdout)
-	src, dst := len("FROM"), len("TO")
-	for _, o := range list {
-		src, dst = max(src, len(o.From)), max(dst, len(o.To))
-	}
-	fmt.Fprintf(s.stdout, "%-*s  %-*s  %-9s  %-8s  %s\n", src, "FROM", dst, "TO", "PORT", "COMPUTED", "OBSERVED")
 	wrong := 0
 	for _, o := range list {
-		mark := ""
 		if !o.Agrees() {
 			wrong++
-			mark = p.Colour("31", "  differs")
 		}
-		fmt.Fprintf(s.stdout, "%-*s  %-*s  %-9s  %-8s  %s%s\n", src, o.From, dst, o.To,
-			fmt.Sprintf("%d/%s", o.Port, o.Protocol), p.Verdict(verdictWord(o.Computed.Allowed)), o.Outcome, mark)
+	}
+	err := report.Table(s.stdout, width(s.stdout), []string{"FROM", "TO", "PORT", "COMPUTED", "OBSERVED"}, func(yield func([]string) bool) {
+		for _, o := range list {
+			observed := o.Outcome.String()
+			if !o.Agrees() {
+				observed += "  " + p.Colour("31", "differs")
+			}
+			if !yield([]string{o.From, o.To, model.PortKeyOf(o.Protocol, o.Port).String(), p.Verdict(verdictWord(o.Computed.Allowed)), observed}) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		return err
 	}
 	fmt.Fprintf(s.stdout, "%d connections as computed, %d not\n", len(list)-wrong, wrong)
 	if wrong > 0 {
@@ -249,7 +274,7 @@ func (s *session) labCase(ctx context.Context, l *agent.Lab, c *policytest.Case)
 		out.Passed = false
 		out.Failures = []failure{{Error: "nothing in this case can be probed: no TCP or UDP port is served"}}
 	}
-	l.Observe(ctx, list, probeTimeout)
+	s.observe(ctx, l, list)
 	for i, o := range list {
 		reached := o.Outcome == lab.Connected || o.Outcome == lab.Refused
 		if o.Outcome != lab.Failed && reached == c.Allow {

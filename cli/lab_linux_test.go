@@ -37,13 +37,13 @@ func needRoot(t *testing.T) {
 	t.Skip("this test needs root")
 }
 
-// patience is for labs of other tests on this machine, which go first.
-const patience = 5 * time.Minute
+// turn is for labs of other tests on this machine, which go first.
+const turn = 5 * time.Minute
 
 // sallyport is a command line as a process of its own.
 func sallyport(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), turn)
 	t.Cleanup(cancel)
 	c := exec.CommandContext(ctx, os.Args[0], args...)
 	c.Env = append(os.Environ(), asCommand+"=1")

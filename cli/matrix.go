@@ -60,7 +60,12 @@ func (s *session) matrix(f matrixFlags) error {
 		return err
 	}
 	b := edgeBuilder{flags: f, only: only}
+	p := s.progress("computing all pairs", 0)
 	b.compile(engine.Compile(r.Cluster))
+	p.end()
+	if s.output == "table" {
+		return report.MatrixTable(s.stdout, width(s.stdout), b.edges)
+	}
 	return report.Matrix(s.stdout, s.output, b.edges)
 }
 

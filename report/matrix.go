@@ -43,7 +43,7 @@ func Matrix(w io.Writer, format string, edges []Edge) error {
 	known := names{}
 	switch format {
 	case "table":
-		table(out, edges, known)
+		return MatrixTable(w, 0, edges)
 	case "csv":
 		csv(out, edges, known)
 	case "json":
@@ -62,15 +62,16 @@ func Matrix(w io.Writer, format string, edges []Edge) error {
 	return out.Flush()
 }
 
-func table(w *bufio.Writer, edges []Edge, known names) {
-	src, dst := len("SOURCE"), len("DESTINATION")
-	for _, e := range edges {
-		src, dst = max(src, len(e.Source)), max(dst, len(e.Destination))
-	}
-	fmt.Fprintf(w, "%-*s  %-*s  %s\n", src, "SOURCE", dst, "DESTINATION", "CONNECTIONS")
-	for _, e := range edges {
-		fmt.Fprintf(w, "%-*s  %-*s  %s\n", src, e.Source, dst, e.Destination, known.of(e.Ports))
-	}
+// MatrixTable prints the edges as a table that fits the width, if that is not 0.
+func MatrixTable(w io.Writer, width int, edges []Edge) error {
+	known := names{}
+	return Table(w, width, []string{"SOURCE", "DESTINATION", "CONNECTIONS"}, func(yield func([]string) bool) {
+		for _, e := range edges {
+			if !yield([]string{e.Source, e.Destination, known.of(e.Ports)}) {
+				return
+			}
+		}
+	})
 }
 
 func csv(w *bufio.Writer, edges []Edge, known names) {
