@@ -1,5 +1,5 @@
-// Package report prints answers: text for people, CSV, JSON, Markdown, DOT and
-// Mermaid for machines and documents. It turns values into bytes on a writer
+// Package report prints answers: text and pictures for people, CSV, JSON,
+// Markdown, DOT and Mermaid for machines and documents. It turns values into bytes on a writer
 // and decides nothing.
 package report
 
@@ -20,7 +20,7 @@ type Edge struct {
 }
 
 // Formats lists the formats of Matrix.
-var Formats = []string{"table", "csv", "json", "md", "dot", "mermaid"}
+var Formats = []string{"table", "csv", "json", "md", "dot", "mermaid", "html", "svg"}
 
 // names remembers the text of port sets: equal sets of one matrix are one slice.
 type names map[*model.Interval]string
@@ -56,6 +56,10 @@ func Matrix(w io.Writer, format string, edges []Edge) error {
 		dot(out, edges, known)
 	case "mermaid":
 		mermaid(out, edges, known)
+	case "html":
+		return Grid{Edges: edges}.HTML(w)
+	case "svg":
+		return Grid{Edges: edges}.SVG(w)
 	default:
 		return fmt.Errorf("unknown format %q: one of %s", format, strings.Join(Formats, ", "))
 	}
