@@ -13,11 +13,9 @@ import (
 	"os/signal"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/sallyport-dev/sallyport/manifest"
 	"github.com/sallyport-dev/sallyport/model"
-	"github.com/sallyport-dev/sallyport/report"
 )
 
 // The exit codes of every command.
@@ -121,7 +119,9 @@ func (s *session) load() (*manifest.Result, error) {
 	if len(s.files) == 0 {
 		return nil, usage("no input: give manifests with -f")
 	}
+	p := s.progress("reading manifests", 0)
 	r, err := manifest.Load(s.files, s.stdin, manifest.Options{DualStack: s.dualStack, Nodes: s.nodes})
+	p.end()
 	if err != nil {
 		return nil, exit{ExitInput, err}
 	}
@@ -144,10 +144,4 @@ func (s *session) printProblems(problems []model.Problem) {
 		}
 		fmt.Fprintln(s.stderr, line)
 	}
-}
-
-// paint colours only what goes to a terminal, and not if NO_COLOR is set.
-func paint(w io.Writer) report.Paint {
-	f, ok := w.(*os.File)
-	return report.Paint{On: ok && os.Getenv("NO_COLOR") == "" && term.IsTerminal(int(f.Fd()))}
 }

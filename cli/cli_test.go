@@ -24,8 +24,8 @@ func TestMatrixOfTheTutorialsFinalState(t *testing.T) {
 }
 
 func TestMatrixFormatsAndFilters(t *testing.T) {
-	for _, format := range []string{"table", "csv", "json", "md", "dot", "mermaid"} {
-		code, out, stderr := run(t, "", "matrix", "-f", "demo", "-o", format, "--from", "secure-app/backend")
+	for _, format := range []string{"table", "csv", "json", "md", "dot", "mermaid", "html", "svg"} {
+		code, out, stderr := run(t, "", "matrix", "-f", "demo", "-o", format, "--from", "secure-app/backend", "--to", "secure-app/database")
 		if code != ExitFine || !strings.Contains(out, "secure-app/database") || strings.Contains(out, "frontend") {
 			t.Errorf("-o %s: exit %d\n%s%s", format, code, out, stderr)
 		}

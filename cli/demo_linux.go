@@ -64,7 +64,7 @@ func (s *session) demo(ctx context.Context) (err error) {
 		return err
 	}
 	began := time.Now()
-	l, err := agent.StartLab(ctx, c)
+	l, err := s.startLab(ctx, c)
 	if err != nil {
 		return environment(err)
 	}
@@ -119,7 +119,7 @@ func (d *demo) step(ctx context.Context, step int) error {
 		}
 		fmt.Fprintf(d.stdout, "   applied in %s\n", time.Since(began).Round(time.Microsecond))
 	}
-	if err := d.observe(ctx); err != nil {
+	if err := d.tryPairs(ctx); err != nil {
 		return err
 	}
 	d.names(ctx)
@@ -129,8 +129,8 @@ func (d *demo) step(ctx context.Context, step int) error {
 	return nil
 }
 
-// observe tries every pair of the three pods and the way outside.
-func (d *demo) observe(ctx context.Context) error {
+// tryPairs tries every pair of the three pods and the way outside.
+func (d *demo) tryPairs(ctx context.Context) error {
 	var list []agent.Observation
 	for _, o := range d.lab.Pairs() {
 		if strings.HasPrefix(o.From, "secure-app/") && strings.HasPrefix(o.To, "secure-app/") {
@@ -142,7 +142,7 @@ func (d *demo) observe(ctx context.Context) error {
 		return err
 	}
 	list = append(list, out)
-	d.lab.Observe(ctx, list, probeTimeout)
+	d.observe(ctx, d.lab, list)
 	p := paint(d.stdout)
 	for _, o := range list {
 		mark := "as computed"

@@ -2,11 +2,11 @@ package cli
 
 import (
 	"encoding/json"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport-dev/sallyport/datapath/bpf"
+	"github.com/sallyport-dev/sallyport/report"
 )
 
 func newDoctor(s *session) *cobra.Command {
@@ -34,7 +34,9 @@ func (s *session) doctor() error {
 			return err
 		}
 	case "table":
-		s.printChecks(checks)
+		if err := s.printChecks(checks); err != nil {
+			return err
+		}
 	default:
 		return usage("unknown output format %q: table or json", s.output)
 	}
@@ -44,16 +46,20 @@ func (s *session) doctor() error {
 	return nil
 }
 
-func (s *session) printChecks(checks []bpf.Check) {
+func (s *session) printChecks(checks []bpf.Check) error {
 	p := paint(s.stdout)
-	for _, c := range checks {
-		mark := p.Colour("32", "ok     ")
-		if !c.OK {
-			mark = p.Colour("31", "missing")
+	return report.Table(s.stdout, width(s.stdout), []string{"STATE", "NEEDED", "FOUND"}, func(yield func([]string) bool) {
+		for _, c := range checks {
+			mark := p.Colour("32", "ok")
+			if !c.OK {
+				mark = p.Colour("31", "missing")
+			}
+			if !yield([]string{mark, c.Name, c.Detail}) {
+				return
+			}
+			if !c.OK && !yield([]string{"", "", "remedy: " + c.Remedy}) {
+				return
+			}
 		}
-		fmt.Fprintf(s.stdout, "%s  %-22s %s\n", mark, c.Name, c.Detail)
-		if !c.OK && c.Remedy != "" {
-			fmt.Fprintf(s.stdout, "         %-22s %s\n", "", c.Remedy)
-		}
-	}
+	})
 }

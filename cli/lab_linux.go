@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,6 +21,9 @@ import (
 // probeTimeout is how long a probe waits before it counts as dropped. In the
 // lab an answer comes within a millisecond.
 const probeTimeout = 500 * time.Millisecond
+
+// downTimeout is how long a lab that is up may take to end.
+const downTimeout = 15 * time.Second
 
 type labFlags struct {
 	probe, watch bool
@@ -54,12 +58,19 @@ interrupted, and removes everything then. Needs root.`,
 func newLabExec(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "exec NAMESPACE/POD -- COMMAND", Short: "Run a command in a pod of the lab that is up", Args: cobra.MinimumNArgs(2),
+		Long: `Runs the command in the pod's network namespace, with the cluster's DNS. It
+ends with the pod, if not before. The exit code is the command's.`,
 		Example: "  sudo sallyport lab exec shop/web -- curl -m 2 http://db.shop:5432",
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := lab.ExecIn(c.Context(), args[0], args[1:], s.stdin, s.stdout, s.stderr); err != nil {
-				return environment(err)
+			err := lab.ExecIn(c.Context(), args[0], args[1:], s.stdin, s.stdout, s.stderr)
+			var failed *exec.ExitError
+			switch {
+			case err == nil:
+				return nil
+			case errors.As(err, &failed) && failed.ExitCode() > 0:
+				return exit{code: failed.ExitCode()}
 			}
-			return nil
+			return environment(err)
 		},
 	}
 }
@@ -67,11 +78,20 @@ func newLabExec(s *session) *cobra.Command {
 func newLabDown() *cobra.Command {
 	return &cobra.Command{
 		Use: "down", Short: "Remove everything that a lab left on this machine", Args: cobra.NoArgs,
+		Long: `Ends the lab that is up, and removes what a lab that was killed has left:
+network namespaces, what runs in them, BPF programs and state.`,
 		Example: "  sudo sallyport lab down",
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(c *cobra.Command, _ []string) error {
 			if err := requireRoot(); err != nil {
 				return err
 			}
+			ctx, cancel := context.WithTimeout(c.Context(), downTimeout)
+			defer cancel()
+			unlock, err := lab.TakeOver(ctx)
+			if err != nil {
+				return environment(err)
+			}
+			defer unlock()
 			if err := agent.RemoveLab(); err != nil {
 				return environment(err)
 			}
@@ -96,7 +116,7 @@ func (s *session) lab(ctx context.Context, f labFlags) (err error) {
 		return err
 	}
 	began := time.Now()
-	l, err := agent.StartLab(ctx, lab.WithDNS(r.Cluster))
+	l, err := s.startLab(ctx, lab.WithDNS(r.Cluster))
 	if err != nil {
 		return environment(err)
 	}
@@ -116,9 +136,31 @@ func (s *session) lab(ctx context.Context, f labFlags) (err error) {
 	return s.labStay(ctx, l, f)
 }
 
+// startLab starts a lab; another one of this machine may have to end first.
+func (s *session) startLab(ctx context.Context, c *model.Cluster) (*agent.Lab, error) {
+	p := s.progress(fmt.Sprintf("starting %d pods on %d nodes", len(c.Endpoints), len(c.Nodes)), 0)
+	defer p.end()
+	return agent.StartLab(ctx, c)
+}
+
+// observe runs the probes and fills in their outcomes.
+func (s *session) observe(ctx context.Context, l *agent.Lab, list []agent.Observation) {
+	p := s.progress("connecting", len(list))
+	defer p.end()
+	probes := make([]lab.Probe, len(list))
+	for i, o := range list {
+		probes[i] = o.Probe
+	}
+	for i, o := range l.ProbeEach(ctx, probes, probeTimeout, p.step) {
+		list[i].Outcome = o
+	}
+}
+
 // labStay keeps the lab up, following the files if asked to. Input that is
 // wrong changes nothing: the last good state holds.
 func (s *session) labStay(ctx context.Context, l *agent.Lab, f labFlags) error {
+	ctx, cancel := l.Removed(ctx)
+	defer cancel()
 	fmt.Fprintln(s.stderr, "run a command in a pod with: sallyport lab exec NAMESPACE/POD -- COMMAND; end with Ctrl-C")
 	if !f.watch {
 		<-ctx.Done()
@@ -142,26 +184,31 @@ func (s *session) labStay(ctx context.Context, l *agent.Lab, f labFlags) error {
 func (s *session) labProbe(ctx context.Context, l *agent.Lab) error {
 	list := l.Pairs()
 	fmt.Fprintf(s.stderr, "probing %d connections\n", len(list))
-	l.Observe(ctx, list, probeTimeout)
+	s.observe(ctx, l, list)
 	return s.printObservations(list)
 }
 
 func (s *session) printObservations(list []agent.Observation) error {
 	p := paint(s.stdout)
-	src, dst := len("FROM"), len("TO")
-	for _, o := range list {
-		src, dst = max(src, len(o.From)), max(dst, len(o.To))
-	}
-	fmt.Fprintf(s.stdout, "%-*s  %-*s  %-9s  %-8s  %s\n", src, "FROM", dst, "TO", "PORT", "COMPUTED", "OBSERVED")
 	wrong := 0
 	for _, o := range list {
-		mark := ""
 		if !o.Agrees() {
 			wrong++
-			mark = p.Colour("31", "  differs")
 		}
-		fmt.Fprintf(s.stdout, "%-*s  %-*s  %-9s  %-8s  %s%s\n", src, o.From, dst, o.To,
-			fmt.Sprintf("%d/%s", o.Port, o.Protocol), p.Verdict(verdictWord(o.Computed.Allowed)), o.Outcome, mark)
+	}
+	err := report.Table(s.stdout, width(s.stdout), []string{"FROM", "TO", "PORT", "COMPUTED", "OBSERVED"}, func(yield func([]string) bool) {
+		for _, o := range list {
+			observed := o.Outcome.String()
+			if !o.Agrees() {
+				observed += "  " + p.Colour("31", "differs")
+			}
+			if !yield([]string{o.From, o.To, model.PortKeyOf(o.Protocol, o.Port).String(), p.Verdict(verdictWord(o.Computed.Allowed)), observed}) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		return err
 	}
 	fmt.Fprintf(s.stdout, "%d connections as computed, %d not\n", len(list)-wrong, wrong)
 	if wrong > 0 {
@@ -227,7 +274,7 @@ func (s *session) labCase(ctx context.Context, l *agent.Lab, c *policytest.Case)
 		out.Passed = false
 		out.Failures = []failure{{Error: "nothing in this case can be probed: no TCP or UDP port is served"}}
 	}
-	l.Observe(ctx, list, probeTimeout)
+	s.observe(ctx, l, list)
 	for i, o := range list {
 		reached := o.Outcome == lab.Connected || o.Outcome == lab.Refused
 		if o.Outcome != lab.Failed && reached == c.Allow {

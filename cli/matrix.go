@@ -29,6 +29,7 @@ of the destination. Pairs without any connection are left out. Where the pods
 of one workload differ, they are listed one by one.`,
 		Example: `  sallyport matrix -f manifests/
   sallyport matrix -f manifests/ -o csv > matrix.csv
+  sallyport matrix -f manifests/ -o html > matrix.html
   kustomize build . | sallyport matrix -f - --to shop/db --port 5432
   sallyport matrix -f manifests/ -o mermaid --external`,
 		Args: cobra.NoArgs,
@@ -61,7 +62,17 @@ func (s *session) matrix(f matrixFlags) error {
 		return err
 	}
 	b := edgeBuilder{flags: f, only: only}
+	p := s.progress("computing all pairs", 0)
 	b.compile(engine.Compile(r.Cluster))
+	p.end()
+	switch s.output {
+	case "table":
+		return report.MatrixTable(s.stdout, width(s.stdout), b.edges)
+	case "html":
+		return b.grid().HTML(s.stdout)
+	case "svg":
+		return b.grid().SVG(s.stdout)
+	}
 	return report.Matrix(s.stdout, s.output, b.edges)
 }
 
@@ -70,24 +81,40 @@ type edgeBuilder struct {
 	flags matrixFlags
 	only  model.PortSet
 	names [][]string // per group: its row names
+	from  []bool     // per group: whether it was asked for as a source
+	to    []bool
 	edges []report.Edge
 }
 
 func (b *edgeBuilder) compile(m *engine.Matrix) {
 	groups := m.Groups()
 	b.names = b.groupNames(groups)
-	from, to := b.chosen(groups, b.flags.from), b.chosen(groups, b.flags.to)
+	b.from, b.to = b.chosen(groups, b.flags.from), b.chosen(groups, b.flags.to)
 	for pair, ports := range m.EachPair() {
-		if from[pair[0]] && to[pair[1]] {
+		if b.from[pair[0]] && b.to[pair[1]] {
 			b.add(pair[0], pair[1], ports)
 		}
 	}
 	if b.flags.external {
-		b.outside(m, groups, from, to)
+		b.outside(m, groups)
 	}
 	slices.SortStableFunc(b.edges, func(x, y report.Edge) int {
 		return cmp.Or(cmp.Compare(x.Source, y.Source), cmp.Compare(x.Destination, y.Destination))
 	})
+}
+
+// grid is the picture, with the rows and columns of those that reach nobody.
+func (b *edgeBuilder) grid() report.Grid {
+	g := report.Grid{Edges: b.edges}
+	for i, names := range b.names {
+		if b.from[i] {
+			g.Sources = append(g.Sources, names...)
+		}
+		if b.to[i] {
+			g.Destinations = append(g.Destinations, names...)
+		}
+	}
+	return g
 }
 
 // groupNames names each group as its workload, or its pods one by one where
@@ -151,7 +178,7 @@ func (b *edgeBuilder) add(src, dst int, ports model.PortSet) {
 
 // outside adds the edges to and from addresses outside the cluster, one for
 // each prefix that policies tell apart.
-func (b *edgeBuilder) outside(m *engine.Matrix, groups []engine.Group, from, to []bool) {
+func (b *edgeBuilder) outside(m *engine.Matrix, groups []engine.Group) {
 	for _, a := range m.Outside() {
 		name := m.PrefixOf(a).String()
 		for i, g := range groups {
@@ -161,10 +188,10 @@ func (b *edgeBuilder) outside(m *engine.Matrix, groups []engine.Group, from, to 
 				continue
 			}
 			pod, other := engine.Party{Endpoint: g.Endpoints[0], Addr: ips[own]}, engine.Party{Addr: a}
-			if from[i] && (b.flags.to == "" || b.flags.to == "external") {
+			if b.from[i] && (b.flags.to == "" || b.flags.to == "external") {
 				b.external(b.names[i], []string{name}, m.Connections(pod, other))
 			}
-			if to[i] && (b.flags.from == "" || b.flags.from == "external") {
+			if b.to[i] && (b.flags.from == "" || b.flags.from == "external") {
 				b.external([]string{name}, b.names[i], m.Connections(other, pod))
 			}
 		}

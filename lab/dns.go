@@ -23,10 +23,15 @@ const (
 	domain       = "cluster.local."
 )
 
-var (
-	dnsClusterIP    = netip.MustParseAddr("10.96.0.10")
-	defaultPodRange = netip.MustParsePrefix("10.244.0.0/16")
-)
+// dnsFamilies are the ranges in which the DNS gets its addresses where the
+// cluster has pods of the family.
+var dnsFamilies = []struct {
+	service netip.Addr   // the Service's address, or the next free one
+	pods    netip.Prefix // where the cluster says nothing
+}{
+	{netip.MustParseAddr("10.96.0.10"), netip.MustParsePrefix("10.244.0.0/16")},
+	{netip.MustParseAddr("fd00:10:96::a"), netip.MustParsePrefix("fd00:10:244::/64")},
+}
 
 // WithDNS returns a copy of the cluster that has the Service
 // kube-system/kube-dns and a pod behind it; a cluster that declares the
@@ -45,7 +50,7 @@ func WithDNS(c *model.Cluster) *model.Cluster {
 			Name: dnsNamespace, Labels: map[string]string{model.MetadataName: dnsNamespace},
 		})
 	}
-	e := dnsEndpoint(c)
+	e, svc := newDNS(c)
 	d.Endpoints = slices.DeleteFunc(slices.Clone(c.Endpoints), func(o model.Endpoint) bool { return o.Key() == e.Key() })
 	at, _ = slices.BinarySearchFunc(d.Endpoints, e, func(a, b model.Endpoint) int {
 		if n := strings.Compare(a.Namespace, b.Namespace); n != 0 {
@@ -54,64 +59,104 @@ func WithDNS(c *model.Cluster) *model.Cluster {
 		return strings.Compare(a.Name, b.Name)
 	})
 	d.Endpoints = slices.Insert(d.Endpoints, at, e)
-	d.Services = append(slices.Clone(c.Services), dnsServiceFor(&e))
+	d.Services = append(slices.Clone(c.Services), svc)
 	return &d
 }
 
-func dnsEndpoint(c *model.Cluster) model.Endpoint {
-	return model.Endpoint{
+// newDNS makes the DNS's pod and Service, with an address of every family
+// that the cluster's pods have.
+func newDNS(c *model.Cluster) (model.Endpoint, model.Service) {
+	e := model.Endpoint{
 		Namespace: dnsNamespace,
 		Name:      dnsPod,
 		Workload:  model.Workload{Kind: "Pod", Name: dnsPod},
 		Labels:    map[string]string{"k8s-app": dnsService},
 		Node:      c.Nodes[0].Name,
-		IPs:       []netip.Addr{freeAddr(c)},
 		Ports: []model.ContainerPort{
 			{Name: "dns", Protocol: model.UDP, Number: dnsPort},
 			{Name: "dns-tcp", Protocol: model.TCP, Number: dnsPort},
 		},
 		ServiceAccount: dnsPod,
 	}
-}
-
-func dnsServiceFor(e *model.Endpoint) model.Service {
-	backends := []model.Backend{{IP: e.IPs[0], Port: dnsPort, Pod: e.Key()}}
-	return model.Service{
-		Namespace:  dnsNamespace,
-		Name:       dnsService,
-		ClusterIPs: []netip.Addr{dnsClusterIP},
-		Selector:   map[string]string{"k8s-app": dnsService},
-		Ports: []model.ServicePort{
-			{Name: "dns", Protocol: model.UDP, Port: dnsPort, TargetPort: dnsPort, Backends: backends},
-			{Name: "dns-tcp", Protocol: model.TCP, Port: dnsPort, TargetPort: dnsPort, Backends: backends},
-		},
+	s := model.Service{Namespace: dnsNamespace, Name: dnsService, Selector: e.Labels}
+	used := usedAddrs(c)
+	var backends []model.Backend
+	for _, f := range dnsFamilies {
+		pods, ok := podRange(c, f.pods)
+		if !ok {
+			continue
+		}
+		service := f.service
+		for used[service] {
+			service = service.Next()
+		}
+		pod := freeAddr(pods, used)
+		e.IPs, s.ClusterIPs = append(e.IPs, pod), append(s.ClusterIPs, service)
+		backends = append(backends, model.Backend{IP: pod, Port: dnsPort, Pod: e.Key()})
 	}
+	for _, p := range e.Ports {
+		s.Ports = append(s.Ports, model.ServicePort{Name: p.Name, Protocol: p.Protocol, Port: dnsPort, TargetPort: dnsPort, Backends: backends})
+	}
+	return e, s
 }
 
-// freeAddr is the IPv4 address after the largest one in the pod range.
-func freeAddr(c *model.Cluster) netip.Addr {
-	podRange := defaultPodRange
+// podRange is the range in which the cluster's pods of the family of standard
+// have their addresses; ok says whether there are such pods.
+func podRange(c *model.Cluster, standard netip.Prefix) (_ netip.Prefix, ok bool) {
 	for _, p := range c.PodRanges {
-		if p.Addr().Is4() {
-			podRange = p.Masked()
-			break
+		if p.Addr().Is4() == standard.Addr().Is4() {
+			return p.Masked(), true
 		}
 	}
+	for i := range c.Endpoints {
+		if addrOf(c.Endpoints[i].IPs, standard.Addr()).IsValid() {
+			return standard, true
+		}
+	}
+	return standard, len(c.Endpoints) == 0 && len(c.PodRanges) == 0 && standard.Addr().Is4()
+}
+
+// addrOf is the first of the addresses that is of the other one's family; it
+// is not valid if there is none.
+func addrOf(ips []netip.Addr, other netip.Addr) netip.Addr {
+	for _, ip := range ips {
+		if ip.Is4() == other.Is4() {
+			return ip
+		}
+	}
+	return netip.Addr{}
+}
+
+// usedAddrs are the addresses of the cluster's pods and Services.
+func usedAddrs(c *model.Cluster) map[netip.Addr]bool {
 	used := make(map[netip.Addr]bool)
-	last := podRange.Addr()
 	for i := range c.Endpoints {
 		for _, ip := range c.Endpoints[i].IPs {
 			used[ip] = true
-			if podRange.Contains(ip) && last.Less(ip) {
-				last = ip
-			}
 		}
 	}
-	if next := last.Next(); podRange.Contains(next) && podRange.Contains(next.Next()) {
+	for i := range c.Services {
+		for _, ip := range c.Services[i].ClusterIPs {
+			used[ip] = true
+		}
+	}
+	return used
+}
+
+// freeAddr is the address after the largest one used in the range: pods that
+// appear later get other ones.
+func freeAddr(in netip.Prefix, used map[netip.Addr]bool) netip.Addr {
+	last := in.Addr()
+	for ip := range used {
+		if in.Contains(ip) && last.Less(ip) {
+			last = ip
+		}
+	}
+	if next := last.Next(); in.Contains(next) && in.Contains(next.Next()) {
 		return next
 	}
-	first := podRange.Addr().Next()
-	for podRange.Contains(first) && used[first] {
+	first := in.Addr().Next()
+	for in.Contains(first) && used[first] {
 		first = first.Next()
 	}
 	return first
@@ -148,17 +193,15 @@ func dnsBackends(c *model.Cluster) map[string]map[model.PortKey]bool {
 	return at
 }
 
-// dnsAddr is the address that pods ask for names.
-func dnsAddr(c *model.Cluster) netip.Addr {
-	if c != nil {
-		if s := findDNS(c); s != nil && len(s.ClusterIPs) > 0 {
-			return s.ClusterIPs[0]
-		}
+// dnsAddrs are the addresses that pods ask for names.
+func dnsAddrs(c *model.Cluster) []netip.Addr {
+	if s := findDNS(c); s != nil && len(s.ClusterIPs) > 0 {
+		return s.ClusterIPs
 	}
-	return dnsClusterIP
+	return []netip.Addr{dnsFamilies[0].service}
 }
 
-// answer is the DNS server: it knows NAME.NAMESPACE.svc.cluster.local.
+// answer is the DNS server.
 func (l *Lab) answer(w dns.ResponseWriter, req *dns.Msg) {
 	m := new(dns.Msg)
 	m.SetReply(req)
@@ -166,11 +209,7 @@ func (l *Lab) answer(w dns.ResponseWriter, req *dns.Msg) {
 	m.RecursionAvailable = true
 	m.Rcode = dns.RcodeNameError
 	if len(req.Question) == 1 {
-		q := req.Question[0]
-		if addrs, ok := resolve(l.cluster.Load(), q.Name); ok {
-			m.Rcode = dns.RcodeSuccess
-			m.Answer = records(q, addrs)
-		}
+		(*l.zone.Load())().answer(m, req.Question[0])
 	}
 	if w.LocalAddr().Network() == "udp" {
 		size := dns.MinMsgSize
@@ -180,51 +219,6 @@ func (l *Lab) answer(w dns.ResponseWriter, req *dns.Msg) {
 		m.Truncate(size)
 	}
 	_ = w.WriteMsg(m)
-}
-
-// resolve finds the addresses of a name; ok says that the name exists.
-func resolve(c *model.Cluster, name string) (addrs []netip.Addr, ok bool) {
-	rest, found := strings.CutSuffix(strings.ToLower(dns.Fqdn(name)), ".svc."+domain)
-	labels := strings.Split(rest, ".")
-	if !found || c == nil || len(labels) != 2 {
-		return nil, false
-	}
-	for i := range c.Services {
-		if s := &c.Services[i]; s.Name == labels[0] && s.Namespace == labels[1] {
-			return serviceAddrs(s), true
-		}
-	}
-	return nil, false
-}
-
-// serviceAddrs are the ClusterIPs, or the backends of a headless Service.
-func serviceAddrs(s *model.Service) []netip.Addr {
-	if !s.Headless {
-		return s.ClusterIPs
-	}
-	var addrs []netip.Addr
-	for _, p := range s.Ports {
-		for _, b := range p.Backends {
-			addrs = append(addrs, b.IP)
-		}
-	}
-	slices.SortFunc(addrs, netip.Addr.Compare)
-	return slices.Compact(addrs)
-}
-
-// records are the addresses of the family that was asked for.
-func records(q dns.Question, addrs []netip.Addr) []dns.RR {
-	var rrs []dns.RR
-	hdr := dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: dns.ClassINET, Ttl: 5}
-	for _, a := range addrs {
-		switch {
-		case q.Qtype == dns.TypeA && a.Is4():
-			rrs = append(rrs, &dns.A{Hdr: hdr, A: net.IP(a.AsSlice())})
-		case q.Qtype == dns.TypeAAAA && a.Is6():
-			rrs = append(rrs, &dns.AAAA{Hdr: hdr, AAAA: net.IP(a.AsSlice())})
-		}
-	}
-	return rrs
 }
 
 // Lookup asks the cluster's DNS for a name, as the pod. A name that ends
@@ -248,13 +242,37 @@ func (l *Lab) Lookup(ctx context.Context, podKey, name string, timeout time.Dura
 	return nil, fmt.Errorf("cannot look up %s from %s: no such name", name, podKey)
 }
 
+// searchDomains are what a namespace's pods try behind a name that is not full.
+func searchDomains(namespace string) []string {
+	return []string{namespace + ".svc." + domain, "svc." + domain, domain}
+}
+
 // searchNames are the full names that a name can stand for.
 func searchNames(podKey, name string) []string {
-	if strings.HasSuffix(name, ".") || strings.HasSuffix(name, ".cluster.local") {
+	if strings.HasSuffix(name, ".") || strings.HasSuffix(name+".", "."+domain) {
 		return []string{dns.Fqdn(name)}
 	}
 	ns, _, _ := strings.Cut(podKey, "/")
-	return []string{name + "." + ns + ".svc." + domain, name + ".svc." + domain, dns.Fqdn(name)}
+	var out []string
+	for _, d := range searchDomains(ns) {
+		out = append(out, name+"."+d)
+	}
+	return append(out, dns.Fqdn(name))
+}
+
+// dnsFor is the address at which the pod asks for names: of a family it has.
+func (l *Lab) dnsFor(podKey string) netip.AddrPort {
+	addrs := dnsAddrs(l.cluster.Load())
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if p := l.pods[podKey]; p != nil {
+		for _, a := range addrs {
+			if addrOf(p.model.IPs, a).IsValid() {
+				return netip.AddrPortFrom(a, dnsPort)
+			}
+		}
+	}
+	return netip.AddrPortFrom(addrs[0], dnsPort)
 }
 
 // ask sends one question over UDP, and again if no answer comes.
@@ -266,8 +284,7 @@ func (l *Lab) ask(ctx context.Context, podKey, name string, qtype uint16) ([]net
 	if err != nil {
 		return nil, err
 	}
-	to := netip.AddrPortFrom(dnsAddr(l.cluster.Load()), dnsPort)
-	in, err := l.exchange(ctx, podKey, netip.Addr{}, to, out)
+	in, err := l.exchange(ctx, podKey, netip.Addr{}, l.dnsFor(podKey), out)
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 // Exec runs a command in a pod's network namespace, with the pod's
-// /etc/resolv.conf.
+// /etc/resolv.conf. The command ends with the pod, if not before.
 func (l *Lab) Exec(ctx context.Context, podKey string, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	return ExecIn(ctx, podKey, argv, stdin, stdout, stderr)
 }
@@ -69,7 +69,7 @@ func startIn(cmd *exec.Cmd, p PodState) error {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("cannot create a mount namespace: %w", err)
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("cannot detach the mount namespace: %w", err)
 	}
 	if err := unix.Mount(p.ResolvConf, "/etc/resolv.conf", "", unix.MS_BIND, ""); err != nil {

@@ -30,6 +30,7 @@ type Lab struct {
 	cfg     Config
 	mu      sync.RWMutex
 	cluster atomic.Pointer[model.Cluster]
+	zone    atomic.Pointer[func() zone] // the cluster's names, made when first asked for
 
 	fabric   *space
 	outside  *outside
@@ -81,7 +82,9 @@ func (l *Lab) Update(ctx context.Context, c *model.Cluster) error {
 
 // apply makes the namespaces match the cluster.
 func (l *Lab) apply(ctx context.Context, c *model.Cluster) error {
+	names := sync.OnceValue(func() zone { return newZone(c) })
 	l.cluster.Store(c)
+	l.zone.Store(&names)
 	if err := l.removeStale(c); err != nil {
 		return err
 	}
@@ -117,19 +120,32 @@ func (l *Lab) removeStale(c *model.Cluster) error {
 	for i := range c.Endpoints {
 		pods[c.Endpoints[i].Key()] = &c.Endpoints[i]
 	}
+	var gone, goneNodes, names []string
 	for key, p := range l.pods {
 		m := pods[key]
 		if m == nil || !samePod(m, &p.model) || stale(p.node) {
-			if err := l.removePod(key); err != nil {
-				return err
+			gone = append(gone, key)
+			if !p.model.HostNetwork {
+				names = append(names, p.name)
 			}
 		}
 	}
 	for name, n := range l.nodes {
 		if stale(n) {
-			if err := l.removeNode(name); err != nil {
-				return err
-			}
+			goneNodes, names = append(goneNodes, name), append(names, n.name)
+		}
+	}
+	if err := endProcesses(names); err != nil {
+		return err
+	}
+	for _, key := range gone {
+		if err := l.removePod(key); err != nil {
+			return err
+		}
+	}
+	for _, name := range goneNodes {
+		if err := l.removeNode(name); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -164,7 +180,7 @@ func (l *Lab) addMissing(ctx context.Context, c *model.Cluster) error {
 	return nil
 }
 
-// Down closes the servers and removes the namespaces. A lab that is not up is
+// Down ends what runs in the pods and removes the namespaces. A lab that is not up is
 // down already.
 func (l *Lab) Down() error {
 	l.mu.Lock()
@@ -173,7 +189,7 @@ func (l *Lab) Down() error {
 }
 
 func (l *Lab) down() error {
-	var errs []error
+	errs := []error{endProcesses(l.spaces())}
 	for key := range l.pods {
 		errs = append(errs, l.removePod(key))
 	}
@@ -192,6 +208,21 @@ func (l *Lab) down() error {
 		l.fabric = nil
 	}
 	return errors.Join(errs...)
+}
+
+// spaces are the names of the lab's network namespaces.
+func (l *Lab) spaces() []string {
+	var names []string
+	for _, p := range l.pods {
+		names = append(names, p.name)
+	}
+	for _, n := range l.nodes {
+		names = append(names, n.name)
+	}
+	if l.outside != nil {
+		names = append(names, outsideNS)
+	}
+	return names
 }
 
 // Nodes are the names of the lab's nodes, sorted.

@@ -184,7 +184,7 @@ func TestLookupAndExec(t *testing.T) {
 		"web":                                    "10.96.0.20 fd00:10:96::20",
 		"web.shop.svc.cluster.local":             "10.96.0.20 fd00:10:96::20",
 		"headless.shop":                          "10.244.0.2 10.244.0.3",
-		"kube-dns.kube-system.svc.cluster.local": "10.96.0.10",
+		"kube-dns.kube-system.svc.cluster.local": "10.96.0.10 fd00:10:96::a",
 	} {
 		got, err := l.Lookup(context.Background(), "shop/client", name, wait)
 		if err != nil {
@@ -203,7 +203,7 @@ func TestLookupAndExec(t *testing.T) {
 	if err := l.Exec(context.Background(), "shop/client", argv, strings.NewReader("typed"), &out, &stderr); err != nil {
 		t.Fatalf("%v: %s", err, &stderr)
 	}
-	for _, want := range []string{"nameserver 10.96.0.10\n", "search shop.svc.cluster.local svc.cluster.local\n", "10.244.0.1", "typed"} {
+	for _, want := range []string{"nameserver 10.96.0.10\nnameserver fd00:10:96::a\n", "search shop.svc.cluster.local svc.cluster.local cluster.local\n", "10.244.0.1", "typed"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the command's output lacks %q: %s", want, &out)
 		}
@@ -302,7 +302,7 @@ func TestWithDNS(t *testing.T) {
 	if len(c.Endpoints) != 4 || len(c.Namespaces) != 1 || findDNS(c) != nil {
 		t.Error("the cluster was written to")
 	}
-	if d.Endpoints[0].Key() != "kube-system/coredns" || d.Endpoints[0].IPs[0] != addr("10.244.0.4") {
+	if d.Endpoints[0].Key() != "kube-system/coredns" || !slices.Equal(d.Endpoints[0].IPs, []netip.Addr{addr("10.244.0.4"), addr("fd00:10:244::4")}) {
 		t.Errorf("got %+v", d.Endpoints[0])
 	}
 	if d.Namespaces[0].Name != "kube-system" || findDNS(d) == nil {

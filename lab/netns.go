@@ -136,20 +136,21 @@ var forwarding = []setting{
 }
 
 // RemoveLeftovers removes every network namespace that a lab on this machine
-// has made, and its state.
+// has made, ends the processes in them, and removes the lab's state.
 func RemoveLeftovers() error {
 	entries, err := os.ReadDir(netnsDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot list network namespaces: %w", err)
 	}
-	var errs []error
+	var names []string
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), NamePrefix) {
-			errs = append(errs, deleteNS(e.Name()))
+			names = append(names, e.Name())
 		}
 	}
-	if err := os.RemoveAll(StateDir); err != nil {
-		errs = append(errs, fmt.Errorf("cannot remove %s: %w", StateDir, err))
+	errs := []error{endProcesses(names)}
+	for _, name := range names {
+		errs = append(errs, deleteNS(name))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, removeState())...)
 }

@@ -65,6 +65,11 @@ func (o Outcome) String() string {
 
 // Probe runs the probes, many at a time, and returns their outcomes in order.
 func (l *Lab) Probe(ctx context.Context, probes []Probe, timeout time.Duration) []Outcome {
+	return l.ProbeEach(ctx, probes, timeout, func() {})
+}
+
+// ProbeEach is Probe that calls done after each probe, from any goroutine.
+func (l *Lab) ProbeEach(ctx context.Context, probes []Probe, timeout time.Duration, done func()) []Outcome {
 	outcomes := make([]Outcome, len(probes))
 	next := make(chan int)
 	var workers sync.WaitGroup
@@ -72,6 +77,7 @@ func (l *Lab) Probe(ctx context.Context, probes []Probe, timeout time.Duration) 
 		workers.Go(func() {
 			for i := range next {
 				outcomes[i] = l.probe(ctx, probes[i], timeout)
+				done()
 			}
 		})
 	}

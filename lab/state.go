@@ -3,12 +3,14 @@
 package lab
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/model"
 )
@@ -18,6 +20,7 @@ const StateDir = "/run/sallyport/lab"
 
 // State is what other processes can know of the lab that is up.
 type State struct {
+	PID  int                 `json:"pid"`  // process of the lab
 	DNS  string              `json:"dns"`  // address of the cluster's DNS
 	Pods map[string]PodState `json:"pods"` // by "namespace/name"
 }
@@ -54,7 +57,7 @@ func (l *Lab) writeState() error {
 	if err := os.MkdirAll(StateDir, 0o755); err != nil {
 		return fmt.Errorf("cannot create %s: %w", StateDir, err)
 	}
-	s := State{DNS: dnsAddr(c).String(), Pods: make(map[string]PodState, len(l.pods))}
+	s := State{PID: os.Getpid(), DNS: dnsAddrs(c)[0].String(), Pods: make(map[string]PodState, len(l.pods))}
 	written := make(map[string]bool)
 	for key, p := range l.pods {
 		conf := filepath.Join(StateDir, "resolv-"+shortHash(p.model.Namespace)+".conf")
@@ -76,8 +79,14 @@ func (l *Lab) writeState() error {
 // resolvConf is the /etc/resolv.conf of a namespace's pods.
 func resolvConf(c *model.Cluster, namespace string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "nameserver %s\n", dnsAddr(c))
-	fmt.Fprintf(&b, "search %s.svc.cluster.local svc.cluster.local\n", namespace)
+	for _, a := range dnsAddrs(c) {
+		fmt.Fprintf(&b, "nameserver %s\n", a)
+	}
+	b.WriteString("search")
+	for _, d := range searchDomains(namespace) {
+		b.WriteString(" " + strings.TrimSuffix(d, "."))
+	}
+	b.WriteByte('\n')
 	b.WriteString("options ndots:5\n")
 	return b.String()
 }
@@ -92,6 +101,43 @@ func replaceFile(path, content string) error {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
 	return nil
+}
+
+// Removed returns a context that ends, other than with the parent, when
+// another process asks for the lab's end with TakeOver.
+func (l *Lab) Removed(parent context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(parent)
+	go func() {
+		defer cancel()
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				if s, err := ReadState(); err != nil || s.PID != os.Getpid() {
+					return
+				}
+			}
+		}
+	}()
+	return ctx, cancel
+}
+
+// TakeOver asks the lab of any process that is up to end, by removing its
+// state, and takes the lock when it has ended. A process that was killed has
+// no lock any more.
+func TakeOver(ctx context.Context) (unlock func(), err error) {
+	state, err := ReadState()
+	if err == nil {
+		err = os.Remove(statePath())
+	}
+	unlock, lockErr := Lock(ctx)
+	if lockErr != nil && err == nil {
+		return nil, fmt.Errorf("cannot remove the lab: process %d has it and does not end: %w", state.PID, lockErr)
+	}
+	return unlock, lockErr
 }
 
 func removeState() error {

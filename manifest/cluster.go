@@ -210,7 +210,7 @@ func (l *loader) placeServices() {
 }
 
 // ResolveServices fills in the Backends of every port whose Service has a
-// selector: each pod that it selects, with its own target port.
+// selector: each ready pod that it selects, with its own target port.
 func ResolveServices(services []model.Service, pods []model.Endpoint) {
 	byNamespace := map[string][]*model.Endpoint{}
 	for i := range pods {
@@ -221,11 +221,10 @@ func ResolveServices(services []model.Service, pods []model.Endpoint) {
 		if len(s.Selector) == 0 {
 			continue
 		}
-		selector := model.MatchLabels(s.Selector)
 		for j := range s.Ports {
 			s.Ports[j].Backends = nil
 			for _, e := range byNamespace[s.Namespace] {
-				if selector.Matches(e.Labels) {
+				if s.Selects(e) {
 					s.Ports[j].Backends = append(s.Ports[j].Backends, backends(e, s.Ports[j])...)
 				}
 			}

@@ -63,6 +63,35 @@ func TestTemplatesMakePodsWithAddresses(t *testing.T) {
 	if len(s.Ports[0].Backends) != 2 || s.Ports[0].Backends[1].Port != 8080 || s.ClusterIPs[0].String() != "10.96.0.16" {
 		t.Errorf("service %+v", s)
 	}
+	if db := r.Cluster.Endpoints[0]; db.Hostname != "db-0" {
+		t.Errorf("the StatefulSet's pod is %+v", db)
+	}
+}
+
+func TestPodsThatAreNotReadyStandBehindNoService(t *testing.T) {
+	const pods = `
+apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: shop, labels: {app: web}}
+status: {conditions: [{type: Ready, status: "False"}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {selector: {app: web}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web-peers, namespace: shop}
+spec: {publishNotReadyAddresses: true, selector: {app: web}, ports: [{port: 80}]}
+`
+	r := parse(t, pods)
+	if len(r.Problems) > 0 {
+		t.Fatal(r.Problems)
+	}
+	if s := r.Cluster.Services; len(s[0].Ports[0].Backends) != 0 || len(s[1].Ports[0].Backends) != 1 {
+		t.Errorf("backends %+v", s)
+	}
 }
 
 func TestEveryMistakeIsReportedWithItsPlace(t *testing.T) {

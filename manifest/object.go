@@ -85,6 +85,11 @@ func (l *loader) pod(s model.Source, c field.Cursor) {
 	e := template(s, spec, labels)
 	e.Name, e.Node = s.Name, spec.Field("nodeName").Value()
 	e.Workload = owner(c.Field("metadata"), s, labels)
+	for _, x := range status.Field("conditions").Items() {
+		if x.Field("type").Value() == "Ready" {
+			e.NotReady = x.Field("status").Value() == "False"
+		}
+	}
 	for _, ip := range podIPs(status) {
 		if a, ok := address(ip); ok && !e.HostNetwork {
 			e.IPs = append(e.IPs, a)
@@ -134,6 +139,7 @@ func template(s model.Source, spec field.Cursor, labels map[string]string) model
 		e.ServiceAccount = "default"
 	}
 	e.HostNetwork = spec.Field("hostNetwork").Bool()
+	e.Hostname, e.Subdomain = spec.Field("hostname").Value(), spec.Field("subdomain").Value()
 	for _, list := range []string{"containers", "initContainers"} {
 		for _, container := range spec.Field(list).Items() {
 			for _, p := range container.Field("ports").Items() {
@@ -171,6 +177,9 @@ func (l *loader) replicated(s model.Source, c field.Cursor) {
 	labels := t.Field("metadata").Field("labels").StringMap()
 	w := controller{endpoint: template(s, t.Field("spec"), labels), replicas: 1}
 	w.endpoint.Workload = model.Workload{Kind: s.Kind, Name: s.Name}
+	if s.Kind == "StatefulSet" {
+		w.endpoint.Subdomain = spec.Field("serviceName").Value()
+	}
 	switch s.Kind {
 	case "DaemonSet":
 		w.perNode = true
@@ -206,6 +215,7 @@ func (w *controller) pods(nodes []model.Node) []model.Endpoint {
 			e.Node = nodes[i].Name
 		}
 		if w.endpoint.Source.Kind == "StatefulSet" {
+			e.Hostname = e.Name
 			e.Labels = maps.Clone(e.Labels)
 			if e.Labels == nil {
 				e.Labels = map[string]string{}
@@ -221,6 +231,7 @@ func (w *controller) pods(nodes []model.Node) []model.Endpoint {
 func (l *loader) service(s model.Source, c field.Cursor) {
 	spec := c.Field("spec")
 	out := model.Service{Namespace: s.Namespace, Name: s.Name, Source: s, Selector: spec.Field("selector").StringMap()}
+	out.PublishNotReady = spec.Field("publishNotReadyAddresses").Bool()
 	if spec.Field("type").Value() == "ExternalName" {
 		return
 	}

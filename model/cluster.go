@@ -45,7 +45,10 @@ type Endpoint struct {
 	Labels         map[string]string // shared between the pods of a workload: never written
 	ServiceAccount string
 	Node           string
-	HostNetwork    bool // its traffic is the node's; no pod selector selects it
+	HostNetwork    bool   // its traffic is the node's; no pod selector selects it
+	NotReady       bool   // stands behind a Service only if that has PublishNotReady
+	Hostname       string // with Subdomain: its name in the DNS below the Service of that name
+	Subdomain      string
 	IPs            []netip.Addr
 	Ports          []ContainerPort
 	Source         Source
@@ -78,9 +81,24 @@ type Service struct {
 	Name       string
 	ClusterIPs []netip.Addr // none for a headless Service
 	Headless   bool
-	Selector   map[string]string // nil: no selector, Backends come from EndpointSlices
-	Ports      []ServicePort
-	Source     Source
+	// PublishNotReady puts pods behind the Service that are not ready, too.
+	PublishNotReady bool
+	Selector        map[string]string // nil: no selector, Backends come from EndpointSlices
+	Ports           []ServicePort
+	Source          Source
+}
+
+// Selects says whether the pod stands behind the Service by its labels.
+func (s *Service) Selects(e *Endpoint) bool {
+	if len(s.Selector) == 0 || s.Namespace != e.Namespace || e.NotReady && !s.PublishNotReady {
+		return false
+	}
+	for k, want := range s.Selector {
+		if v, ok := e.Labels[k]; !ok || v != want {
+			return false
+		}
+	}
+	return true
 }
 
 // ServicePort is one port of a Service and what stands behind it.

@@ -1,5 +1,5 @@
-// Package report prints answers: text for people, CSV, JSON, Markdown, DOT and
-// Mermaid for machines and documents. It turns values into bytes on a writer
+// Package report prints answers: text and pictures for people, CSV, JSON,
+// Markdown, DOT and Mermaid for machines and documents. It turns values into bytes on a writer
 // and decides nothing.
 package report
 
@@ -20,7 +20,7 @@ type Edge struct {
 }
 
 // Formats lists the formats of Matrix.
-var Formats = []string{"table", "csv", "json", "md", "dot", "mermaid"}
+var Formats = []string{"table", "csv", "json", "md", "dot", "mermaid", "html", "svg"}
 
 // names remembers the text of port sets: equal sets of one matrix are one slice.
 type names map[*model.Interval]string
@@ -43,7 +43,7 @@ func Matrix(w io.Writer, format string, edges []Edge) error {
 	known := names{}
 	switch format {
 	case "table":
-		table(out, edges, known)
+		return MatrixTable(w, 0, edges)
 	case "csv":
 		csv(out, edges, known)
 	case "json":
@@ -56,21 +56,26 @@ func Matrix(w io.Writer, format string, edges []Edge) error {
 		dot(out, edges, known)
 	case "mermaid":
 		mermaid(out, edges, known)
+	case "html":
+		return Grid{Edges: edges}.HTML(w)
+	case "svg":
+		return Grid{Edges: edges}.SVG(w)
 	default:
 		return fmt.Errorf("unknown format %q: one of %s", format, strings.Join(Formats, ", "))
 	}
 	return out.Flush()
 }
 
-func table(w *bufio.Writer, edges []Edge, known names) {
-	src, dst := len("SOURCE"), len("DESTINATION")
-	for _, e := range edges {
-		src, dst = max(src, len(e.Source)), max(dst, len(e.Destination))
-	}
-	fmt.Fprintf(w, "%-*s  %-*s  %s\n", src, "SOURCE", dst, "DESTINATION", "CONNECTIONS")
-	for _, e := range edges {
-		fmt.Fprintf(w, "%-*s  %-*s  %s\n", src, e.Source, dst, e.Destination, known.of(e.Ports))
-	}
+// MatrixTable prints the edges as a table that fits the width, if that is not 0.
+func MatrixTable(w io.Writer, width int, edges []Edge) error {
+	known := names{}
+	return Table(w, width, []string{"SOURCE", "DESTINATION", "CONNECTIONS"}, func(yield func([]string) bool) {
+		for _, e := range edges {
+			if !yield([]string{e.Source, e.Destination, known.of(e.Ports)}) {
+				return
+			}
+		}
+	})
 }
 
 func csv(w *bufio.Writer, edges []Edge, known names) {
