@@ -48,10 +48,10 @@ const (
 
 // Ports of the server that the client may reach.
 const (
-	portSink   = 9  // UDP, never answers
-	portEcho   = 80 // UDP, answers each datagram
-	portAnswer = 81 // TCP, answers a byte and closes
-	portBulk   = 82 // TCP, reads to the end
+	portSink   = 9   // UDP, never answers
+	portEcho   = 80  // UDP, answers each datagram
+	portAnswer = 200 // TCP, and those behind it: answers a byte and closes
+	portBulk   = 600 // TCP, and those behind it: reads to the end
 )
 
 func newSite(b *testing.B, n size) *site {
@@ -130,7 +130,7 @@ func policyOf(i int, block bool) *model.Policy {
 		subject, peer = peer, subject
 	}
 	rule := model.Rule{Peers: []model.Peer{{Pods: group("bench", peer)}}, Ports: []model.Port{
-		{Protocol: model.TCP, First: portAnswer, Last: portBulk}, {Protocol: model.UDP, First: portSink, Last: portEcho},
+		{Protocol: model.TCP, First: portAnswer, Last: portBulk + 399}, {Protocol: model.UDP, First: portSink, Last: portEcho},
 	}}
 	if i >= 2 {
 		port := uint16(1000 + i/2)
@@ -200,10 +200,10 @@ func (s *site) churn(b *testing.B, n size, perSecond int) (stop func()) {
 	}
 }
 
-// tune sets a number of the kernel's in a network namespace.
-func tune(b *testing.B, ns, name string, value int) {
+// tune sets a parameter of the kernel in a network namespace.
+func tune(b *testing.B, ns, name, value string) {
 	b.Helper()
-	in(b, ns, func() error { return os.WriteFile("/proc/sys/net/"+name, []byte(strconv.Itoa(value)), 0) })
+	in(b, ns, func() error { return os.WriteFile("/proc/sys/net/"+name, []byte(value), 0) })
 }
 
 // link links the program of a site that has been taken off.
