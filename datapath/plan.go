@@ -259,6 +259,9 @@ func (l *plan) planColumns() error {
 			chunks[c] = struct{}{}
 		}
 	}
+	if len(chunks) == 0 {
+		return nil // most changes: sorting many rows would be most of their cost
+	}
 	live := slices.SortedFunc(maps.Values(l.rows), func(a, b *rowSlot) int { return cmp.Compare(a.slot, b.slot) })
 	for _, chunk := range slices.Sorted(maps.Keys(chunks)) {
 		for _, r := range live {

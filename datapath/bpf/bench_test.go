@@ -1,80 +1,115 @@
 package bpf
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
+	"text/tabwriter"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
-
-	"github.com/sallyport-dev/sallyport/datapath"
 )
 
+const (
+	packetRounds     = 9
+	packetsPerRound  = 20_000
+	establishedLimit = 100 // ns
+	firstLimit       = 350
+)
+
+// packetSizes differ in policies and prefixes alone: the time must not.
+var packetSizes = []size{
+	{policies: 10, addresses: 100_000, blocks: 10},
+	{policies: 10_000, addresses: 100_000, blocks: 10_000},
+}
+
+// packets are the kinds of packets that are sent from A to B.
+var packets = []struct {
+	name  string
+	limit float64
+	send  func(n int) error
+}{
+	{"established flow", establishedLimit, sendOne},
+	{"first packet", firstLimit, sendFirsts},
+}
+
 // BenchmarkPacket reports the program's time per packet, by the kernel's run
-// statistics, and that of an empty program at the same hook.
+// statistics, without that of an empty program at the same hook. The sizes
+// take turns. It measures once, whatever the number of iterations asked for.
 func BenchmarkPacket(b *testing.B) {
-	bed := newBed(b)
-	serve(b, bed.b)
-	ops := append(gateOf(1, podB), gateOf(2, podA)...)
-	apply(b, bed.p, append(ops, doors(bed.p, subjectA, 1, 0), doors(bed.p, subjectB, 0, 2))...)
-	var empty link.Link
-	in(b, bed.node, func() (err error) {
-		empty, err = attachAt(bed.p.objects.Empty, link.NetfilterInetForward, link.NetfilterProtoIPv4)
-		return err
-	})
-	b.Cleanup(func() { empty.Close() })
-	fill(b, bed.p)
+	var sites []*packetSite
+	for _, n := range packetSizes {
+		sites = append(sites, newPacketSite(b, n))
+	}
 	statistics, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { statistics.Close() })
-	b.Run("established", func(b *testing.B) { bed.measure(b, false) })
-	b.Run("first", func(b *testing.B) { bed.measure(b, true) })
-}
-
-// fill adds addresses nobody uses, so that the tables are as cold as in life.
-func fill(b *testing.B, p *Program) {
-	var ops []datapath.Op
-	for i := range 100000 {
-		a := addr("11.0.0.0").As4()
-		a[1], a[2], a[3] = byte(i>>16), byte(i>>8), byte(i)
-		ops = append(ops, datapath.SetAddress{Addr: netip.AddrFrom4(a), Address: datapath.Address{Identity: fixed(uint32(i%2000) + 1)}})
+	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	defer out.Flush()
+	fmt.Fprintf(out, "\nns per packet\tprogram\tempty\tadded (95 %% interval)\ttarget\t\n")
+	for _, kind := range packets {
+		samples := make([][3][]float64, len(sites))
+		for range packetRounds {
+			for i, s := range sites {
+				program, empty := s.measure(b, kind.send)
+				for j, x := range []float64{program, empty, program - empty} {
+					samples[i][j] = append(samples[i][j], x)
+				}
+			}
+		}
+		for i, n := range packetSizes {
+			added := medianOf(samples[i][2])
+			fmt.Fprintf(out, "%s, %s\t%.0f\t%.0f\t%.0f (%.0f–%.0f)\t≤ %.0f %s\t\n", kind.name, n,
+				medianOf(samples[i][0]).value, medianOf(samples[i][1]).value, added.value, added.low, added.high,
+				kind.limit, met(added.value <= kind.limit))
+			b.Run(fmt.Sprintf("%s/%d-policies", kind.name, n.policies), func(b *testing.B) {
+				b.ReportMetric(0, "ns/op")
+				b.ReportMetric(added.value, "added-ns/packet")
+			})
+		}
 	}
-	apply(b, p, ops...)
 }
 
-// measure sends b.N packets: of one flow that has been answered, or each the
-// first of its flow, to a port that never answers.
-func (x *bed) measure(b *testing.B, first bool) {
-	in(b, x.b, func() error {
-		sink, err := net.ListenPacket("udp", ":9")
+// packetSite is a site with an empty program at the same hook.
+type packetSite struct{ *site }
+
+func newPacketSite(b *testing.B, n size) *packetSite {
+	s := &packetSite{newSite(b, n)}
+	serve(b, s.b)
+	in(b, s.b, func() error {
+		sink, err := net.ListenPacket("udp", fmt.Sprint(":", portSink))
 		if err == nil {
 			b.Cleanup(func() { sink.Close() })
 		}
 		return err
 	})
-	if !first && !reaches(b, x.a, "udp", ip4B) {
-		b.Fatal("no answer")
-	}
-	before, bare := spent(b, x.p.objects.Sallyport), spent(b, x.p.objects.Empty)
-	in(b, x.a, func() error {
-		if first {
-			return sendFirsts(b.N)
+	in(b, s.node, func() error {
+		empty, err := attachAt(s.p.objects.Empty, link.NetfilterInetForward, link.NetfilterProtoIPv4)
+		if err == nil {
+			b.Cleanup(func() { empty.Close() })
 		}
-		return sendOne(b.N)
+		return err
 	})
-	after, bareAfter := spent(b, x.p.objects.Sallyport), spent(b, x.p.objects.Empty)
-	b.ReportMetric(perRun(before, after), "program-ns/packet")
-	b.ReportMetric(perRun(bare, bareAfter), "empty-ns/packet")
-	b.ReportMetric(perRun(before, after)-perRun(bare, bareAfter), "added-ns/packet")
+	return s
 }
 
+// measure is the time per run of both programs while packets are sent.
+func (s *packetSite) measure(b *testing.B, send func(n int) error) (program, empty float64) {
+	before, bare := spent(b, s.p.objects.Sallyport), spent(b, s.p.objects.Empty)
+	in(b, s.a, func() error { return send(packetsPerRound) })
+	return perRun(before, spent(b, s.p.objects.Sallyport)), perRun(bare, spent(b, s.p.objects.Empty))
+}
+
+// sendFirsts sends to a port that never answers: each packet is the first of
+// its flow.
 func sendFirsts(n int) error {
 	for range n {
-		c, err := net.Dial("udp", ip4B+":9")
+		c, err := net.Dial("udp", udpAddr(portSink))
 		if err != nil {
 			return err
 		}
@@ -90,7 +125,7 @@ func sendFirsts(n int) error {
 
 // sendOne sends in one flow, the first two packets of which are answered.
 func sendOne(n int) error {
-	c, err := net.Dial("udp", ip4B+":80")
+	c, err := net.Dial("udp", udpAddr(portEcho))
 	if err != nil {
 		return err
 	}
@@ -107,6 +142,8 @@ func sendOne(n int) error {
 	}
 	return nil
 }
+
+func udpAddr(port int) string { return netip.AddrPortFrom(addr(ip4B), uint16(port)).String() }
 
 func spent(b *testing.B, p *ebpf.Program) *ebpf.ProgramStats {
 	b.Helper()

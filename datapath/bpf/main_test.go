@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"testing"
 
@@ -72,7 +73,7 @@ func in(t testing.TB, ns string, f func() error) {
 func loadIn(t testing.TB, ns string) *Program {
 	t.Helper()
 	needRoot(t)
-	pin := fmt.Sprintf("%s/sptest-%d-%s", bpffs, os.Getpid(), ns[len(ns)-1:])
+	pin := filepath.Join(bpffs, filepath.Base(ns))
 	t.Cleanup(func() {
 		if err := Remove(pin); err != nil {
 			t.Error(err)

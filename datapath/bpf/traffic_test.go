@@ -36,16 +36,7 @@ const (
 )
 
 func newBed(t testing.TB) *bed {
-	b := &bed{node: newNS(t), a: newNS(t), b: newNS(t), ifindex: map[string]int{}, linkLocal: map[string]netip.Addr{}}
-	in(t, b.node, func() error {
-		return errors.Join(
-			os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
-			os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("0"), 0),
-			os.WriteFile("/proc/sys/net/ipv4/conf/default/rp_filter", []byte("0"), 0),
-			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
-	})
-	b.wire(t, b.a, "a", ip4A, ip6A)
-	b.wire(t, b.b, "b", ip4B, ip6B)
+	b := newWires(t)
 	b.p = loadIn(t, b.node)
 	ops := roots()
 	for _, x := range []struct {
@@ -61,6 +52,21 @@ func newBed(t testing.TB) *bed {
 	self := datapath.Address{Identity: fixed(node), Flags: datapath.FlagNode}
 	ops = append(ops, datapath.SetAddress{Addr: addr(nodeIP4), Address: self}, datapath.SetAddress{Addr: addr(nodeIP6), Address: self})
 	apply(t, b.p, ops...)
+	return b
+}
+
+// newWires makes the node, the pods and what connects them, without a program.
+func newWires(t testing.TB) *bed {
+	b := &bed{node: newNS(t), a: newNS(t), b: newNS(t), ifindex: map[string]int{}, linkLocal: map[string]netip.Addr{}}
+	in(t, b.node, func() error {
+		return errors.Join(
+			os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
+			os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("0"), 0),
+			os.WriteFile("/proc/sys/net/ipv4/conf/default/rp_filter", []byte("0"), 0),
+			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
+	})
+	b.wire(t, b.a, "a", ip4A, ip6A)
+	b.wire(t, b.b, "b", ip4B, ip6B)
 	return b
 }
 
