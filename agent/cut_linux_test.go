@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// stream is a connection on which one side keeps sending its mark.
-type stream struct {
+// liveFlow is a connection on which one side keeps sending its mark.
+type liveFlow struct {
 	name           string
 	mark           []byte
 	client, server string
@@ -19,8 +19,8 @@ type stream struct {
 	cut            bool // the policies to come deny it
 }
 
-// receiver is who hears the stream.
-func (x *stream) receiver() string {
+// receiver is who hears the flow.
+func (x *liveFlow) receiver() string {
 	if x.push {
 		return x.client
 	}
@@ -75,8 +75,8 @@ func serveStreams(t *testing.T, ns string) {
 	})
 }
 
-// connect begins a stream and returns its connection.
-func (s *siege) connect(x *stream, network string, v6 bool) net.Conn {
+// connect begins a liveFlow and returns its connection.
+func (s *siege) connect(x *liveFlow, network string, v6 bool) net.Conn {
 	s.t.Helper()
 	port := uint16(sinkPort)
 	if x.push {
@@ -94,9 +94,9 @@ func (s *siege) connect(x *stream, network string, v6 bool) net.Conn {
 	return c
 }
 
-// streams begins a stream of each kind from mallory, which is to be cut, and
+// streams begins a liveFlow of each kind from mallory, which is to be cut, and
 // from friend, which is to live on.
-func (s *siege) streams() (list []*stream, end func()) {
+func (s *siege) streams() (list []*liveFlow, end func()) {
 	s.t.Helper()
 	var open []net.Conn
 	for _, client := range []string{mallory, friend} {
@@ -104,7 +104,7 @@ func (s *siege) streams() (list []*stream, end func()) {
 			for _, network := range []string{"tcp", "udp"} {
 				for _, v6 := range []bool{false, true} {
 					for _, push := range []bool{false, true} {
-						x := &stream{mark: s.marks.next(), client: client, server: server, push: push, cut: client == mallory}
+						x := &liveFlow{mark: s.marks.next(), client: client, server: server, push: push, cut: client == mallory}
 						x.name = fmt.Sprintf("%s, %s %s, %s to %s", map[bool]string{false: "client sends", true: "server sends"}[push], family(v6), network, client, server)
 						open = append(open, s.connect(x, network, v6))
 						list = append(list, x)
@@ -144,7 +144,7 @@ func TestChangesCutLiveConnectionsUnderAttack(t *testing.T) {
 }
 
 // cut says what the streams did from the time of the update on.
-func (s *siege) cut(when string, list []*stream, updated time.Time) {
+func (s *siege) cut(when string, list []*liveFlow, updated time.Time) {
 	s.t.Helper()
 	const limit, watched = 200 * time.Millisecond, 700 * time.Millisecond
 	for _, e := range s.ears {
@@ -174,8 +174,8 @@ func (s *siege) cut(when string, list []*stream, updated time.Time) {
 	s.silent(when, updated.Add(limit))
 }
 
-// heardOf counts a stream's packets before and since a time.
-func (s *siege) heardOf(x *stream, since time.Time) (before, after int) {
+// heardOf counts a liveFlow's packets before and since a time.
+func (s *siege) heardOf(x *liveFlow, since time.Time) (before, after int) {
 	e := s.ears[x.receiver()]
 	early := &ear{}
 	for _, sound := range e.heard {

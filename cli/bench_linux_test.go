@@ -14,16 +14,9 @@ import (
 	"github.com/sallyport-dev/sallyport/engine/synth"
 )
 
-// asCommand makes this test binary the sallyport command, so that its time and
-// memory are those of a process of its own.
+// asCommand makes this test binary the sallyport command (see TestMain), so that
+// its time and memory are those of a process of its own.
 const asCommand = "SALLYPORT_TEST_AS_COMMAND"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(asCommand) != "" {
-		os.Exit(cli.Run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
-	}
-	os.Exit(m.Run())
-}
 
 // writeCluster writes the cluster's manifests to a folder.
 func writeCluster(t testing.TB, p synth.Params) string {
