@@ -183,6 +183,11 @@ func (l *loader) object(o field.Object) {
 	}
 	if dialect.IsPolicy(o.Source) {
 		policies, problems := dialect.Decode(o)
+		for _, p := range policies {
+			if p.Source.Name == "" { // an error, but two of them are still two policies
+				p.Source.Name = "(unnamed at " + o.Source.Place() + ")"
+			}
+		}
 		l.policies = append(l.policies, policies...)
 		l.problems = append(l.problems, problems...)
 		if o.Source.Namespace != "" {

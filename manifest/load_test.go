@@ -196,3 +196,11 @@ func TestNodesThatOnlyPodsNameExist(t *testing.T) {
 		t.Errorf("nodes %v and pod %v, want one node \"worker\" whose address the pod has", c.Nodes, c.Endpoints[0])
 	}
 }
+
+func TestPoliciesWithoutNamesAreNotOne(t *testing.T) {
+	text := "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nspec: {podSelector: {matchLabels: {app: a}}}\n"
+	c := Parse(map[string][]byte{"f": []byte(text + "---\n" + text)}, []string{"f"}, Options{}).Cluster
+	if len(c.Policies) != 2 || engine.PolicyKey(c.Policies[0]) == engine.PolicyKey(c.Policies[1]) {
+		t.Errorf("%d policies with the keys %q and %q, want two", len(c.Policies), engine.PolicyKey(c.Policies[0]), engine.PolicyKey(c.Policies[1]))
+	}
+}
