@@ -31,7 +31,8 @@ import (
 // that comes to a hook is read by the witness just before the program; verdict,
 // counter and event must be those that the Fake tells for it.
 //
-// SALLYPORT_CASES is the number of packets and SALLYPORT_SEED the first seed.
+// SALLYPORT_CASES is the number of packets and SALLYPORT_SEED the first seed:
+// SALLYPORT_SEED=7 SALLYPORT_CASES=2000 sends the packets of seed 7 again.
 func TestParity(t *testing.T) {
 	const perSeed, enough = 2000, 8000
 	b := newParityBed(t)
@@ -590,9 +591,13 @@ func (b *parityBed) shoot() string {
 func (b *parityBed) fresh() segment {
 	r, v6 := b.random, chance(b.random, 50)
 	s := segment{src: b.address(v6), dst: b.address(v6), hopLimit: 64, sport: uint16(40000 + r.IntN(3)), dport: uint16(79 + r.IntN(6))}
-	if chance(r, 15) { // a pod and its node
+	own := chance(r, 20)
+	if own { // a pod and its node
 		family := map[bool]int{true: 1}[v6]
 		s.src, s.dst = podAddrs(r.IntN(localPods))[family], nodeAddrs[2*family+r.IntN(2)]
+	}
+	if v6 && chance(r, 3) { // the node answers with an error about it
+		s.dst = addr("::ffff:10.0.0.1")
 	}
 	s.protocol = pick(r, model.TCP, model.TCP, model.UDP, model.UDP, model.SCTP, model.ICMP, model.ICMPv6, model.Protocol(47), model.Protocol(2), model.Protocol(50))
 	switch s.protocol {
@@ -611,6 +616,9 @@ func (b *parityBed) fresh() segment {
 		s.hopLimit = 1
 	}
 	s.tos = pick[byte](r, 0, 0, 0, 0, 0, tosUntracked, tosMarked)
+	if own && chance(r, 40) {
+		s.tos = tosMarked
+	}
 	s.options, s.badChecksum = chance(r, 10), chance(r, 4)
 	return s
 }
