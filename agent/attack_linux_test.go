@@ -250,6 +250,7 @@ func TestAttackWithForgedSource(t *testing.T) {
 				// Routers do not forward it, so that the node alone can be meant.
 				claims = maps.Clone(claims)
 				claims["a link-local address"] = netip.MustParseAddr("fe80::77")
+				claims["nobody"] = netip.IPv6Unspecified()
 			}
 			for who, src := range claims {
 				for _, make := range []func(from, to netip.AddrPort, mark []byte) []byte{

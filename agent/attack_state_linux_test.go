@@ -385,6 +385,13 @@ func TestAttackUntracked(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	s.update(walls + selecting("no-answer", "mallory", "policyTypes: [Ingress]"))
+	for _, v6 := range []bool{false, true} {
+		mark := s.marks.next()
+		s.mouths[mallory].say(t, udp(netip.AddrPortFrom(s.pod(mallory, v6), 7777), netip.AddrPortFrom(s.pod(near, v6), openPort), mark))
+		s.arrives(family(v6)+" what may not be answered", near, mark, false)
+	}
+	s.update(walls)
 	var list []assault
 	for _, v6 := range []bool{false, true} {
 		for _, d := range denied {
