@@ -17,8 +17,8 @@ import (
 )
 
 // castle is two nodes. On node-0 are mallory, who attacks, friend, whom the
-// victims trust, and near, a victim; on node-1 are ally, trusted too, and far,
-// a victim.
+// victims trust, and near, a victim; on node-1 are ally, trusted too, rogue, whom
+// they do not trust, and far, a victim.
 const castle = `
 apiVersion: v1
 kind: Pod
@@ -42,12 +42,17 @@ spec: {nodeName: node-1, containers: [{name: c, ports: [{containerPort: 80}]}]}
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: rogue, namespace: a, labels: {role: rogue}}
+spec: {nodeName: node-1, containers: [{name: c}]}
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: far, namespace: a, labels: {role: victim}}
 spec: {nodeName: node-1, containers: [{name: c, ports: [{containerPort: 80}, {containerPort: 81, protocol: UDP}]}]}
 `
 
 // walls let the victims be reached by those whom they trust, and mallory reach
-// nobody but the victims, on UDP port 1000.
+// nobody but the victims, on UDP port 774.
 const walls = `
 ---
 apiVersion: networking.k8s.io/v1
@@ -64,7 +69,7 @@ spec:
     - ipBlock: {cidr: 172.30.0.0/16}
     - ipBlock: {cidr: "fd00:172:30::/64"}
   - from: [{podSelector: {matchLabels: {role: mallory}}}]
-    ports: [{port: 1000, protocol: UDP}]
+    ports: [{port: 774, protocol: UDP}]
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -74,14 +79,29 @@ spec:
   policyTypes: [Egress]
   egress:
   - to: [{podSelector: {matchLabels: {role: victim}}}]
-    ports: [{port: 1000, protocol: UDP}]
+    ports: [{port: 774, protocol: UDP}]
 `
 
 const (
-	mallory, friend, ally, near, far = "a/mallory", "a/friend", "a/ally", "a/near", "a/far"
+	mallory, rogue, friend, ally, near, far = "a/mallory", "a/rogue", "a/friend", "a/ally", "a/near", "a/far"
 
 	node0, node1 = "node-0", "node-1"
+
+	// openPort is where mallory may reach the victims. Its bytes, 3 and 6, are
+	// also the beginning of an IP option.
+	openPort = 3<<8 | 6
 )
+
+// denied are those between whom walls stand: before friend and the node only
+// mallory's own door, before rogue only the victims', before mallory both.
+var denied = []struct{ attacker, victim string }{
+	{mallory, near}, {mallory, far}, {mallory, friend}, {mallory, node0}, {rogue, near}, {rogue, far},
+}
+
+// mayTalk says whether walls leave the open port to the attacker.
+func mayTalk(attacker, victim string) bool {
+	return attacker == mallory && (victim == near || victim == far)
+}
 
 var outsider = map[bool]netip.Addr{false: netip.MustParseAddr("203.0.113.7"), true: netip.MustParseAddr("2001:db8:7::7")}
 
@@ -98,10 +118,10 @@ func build(t *testing.T, policies string) *model.Cluster {
 // siege is a castle under attack, with ears at everybody.
 type siege struct {
 	*Lab
-	t     *testing.T
-	marks marks
-	ears  map[string]*ear
-	mouth *mouth // mallory's
+	t      *testing.T
+	marks  marks
+	ears   map[string]*ear
+	mouths map[string]*mouth
 }
 
 // besiege starts the castle. Its nodes' kernels are made to accept what they
@@ -109,9 +129,9 @@ type siege struct {
 func besiege(t *testing.T, policies string) *siege {
 	t.Helper()
 	needRoot(t)
-	s := &siege{Lab: start(t, build(t, policies)), t: t, ears: map[string]*ear{}}
-	for _, key := range []string{mallory, friend, ally, near, far} {
-		s.ears[key] = podEar(t, key)
+	s := &siege{Lab: start(t, build(t, policies)), t: t, ears: map[string]*ear{}, mouths: map[string]*mouth{}}
+	for _, key := range []string{mallory, rogue, friend, ally, near, far} {
+		s.ears[key], s.mouths[key] = podEar(t, key), podMouth(t, s.Lab, key)
 	}
 	for _, node := range s.Nodes() {
 		s.ears[node] = nodeEar(t, s.Lab, node)
@@ -124,7 +144,6 @@ func besiege(t *testing.T, policies string) *siege {
 			return nil
 		})
 	}
-	s.mouth = podMouth(t, s.Lab, mallory)
 	return s
 }
 
@@ -159,10 +178,11 @@ func (s *siege) at(name string, v6 bool) netip.Addr {
 
 // assault is packets that are to reach a victim whom they may not.
 type assault struct {
-	name    string
-	victim  string
-	mark    []byte
-	packets [][]byte
+	name     string
+	attacker string
+	victim   string
+	mark     []byte
+	packets  [][]byte
 }
 
 // quiet is how long nobody may hear anything before we say that nothing came.
@@ -173,21 +193,21 @@ const quiet = 250 * time.Millisecond
 func (s *siege) repel(list []assault) {
 	s.t.Helper()
 	for _, a := range list {
-		s.mouth.say(s.t, a.packets...)
+		s.mouths[a.attacker].say(s.t, a.packets...)
 	}
 	time.Sleep(quiet)
 	for _, a := range list {
 		if s.ears[a.victim].count(a.mark) > 0 {
-			s.t.Errorf("%s: got through to %s", a.name, a.victim)
+			s.t.Errorf("%s: got through from %s to %s", a.name, a.attacker, a.victim)
 		}
 	}
 	s.surrender()
 	for _, a := range list {
-		s.mouth.say(s.t, a.packets...)
+		s.mouths[a.attacker].say(s.t, a.packets...)
 	}
 	for _, a := range list {
 		if !s.ears[a.victim].hears(a.mark, quiet) {
-			s.t.Errorf("%s: does not reach %s without policies either, so it says nothing", a.name, a.victim)
+			s.t.Errorf("%s: does not reach %s from %s without policies either, so it says nothing", a.name, a.victim, a.attacker)
 		}
 	}
 	s.t.Logf("%d assaults", len(list))
@@ -230,6 +250,7 @@ func TestAttackWithForgedSource(t *testing.T) {
 				// Routers do not forward it, so that the node alone can be meant.
 				claims = maps.Clone(claims)
 				claims["a link-local address"] = netip.MustParseAddr("fe80::77")
+				claims["nobody"] = netip.IPv6Unspecified()
 			}
 			for who, src := range claims {
 				for _, make := range []func(from, to netip.AddrPort, mark []byte) []byte{
@@ -237,7 +258,7 @@ func TestAttackWithForgedSource(t *testing.T) {
 				} {
 					mark := s.marks.next()
 					p := make(netip.AddrPortFrom(src, 7777), netip.AddrPortFrom(s.at(victim, v6), 80), mark)
-					list = append(list, assault{fmt.Sprintf("%s protocol %d as %s", family(v6), protocolOf(p), who), victim, mark, [][]byte{p}})
+					list = append(list, assault{fmt.Sprintf("%s protocol %d as %s", family(v6), protocolOf(p), who), mallory, victim, mark, [][]byte{p}})
 				}
 			}
 		}
@@ -252,7 +273,7 @@ func TestAttackWithForgedSource(t *testing.T) {
 func (s *siege) rightfulOwners(v6 bool) {
 	s.t.Helper()
 	for src, m := range map[netip.Addr]*mouth{
-		s.pod(friend, v6): podMouth(s.t, s.Lab, friend), s.pod(ally, v6): podMouth(s.t, s.Lab, ally),
+		s.pod(friend, v6): s.mouths[friend], s.pod(ally, v6): s.mouths[ally],
 		outsider[v6]: outsideMouth(s.t, s.Lab, node0),
 	} {
 		mark := s.marks.next()
@@ -283,18 +304,32 @@ func TestAttackWithRawPackets(t *testing.T) {
 	s := besiege(t, walls)
 	var list []assault
 	for _, v6 := range []bool{false, true} {
-		for _, victim := range []string{near, far, node0} {
-			from, to := s.pod(mallory, v6), s.at(victim, v6)
-			for name, make := range rawPackets(from, to, victim != node0) {
+		for _, d := range denied {
+			for name, make := range rawPackets(s.pod(d.attacker, v6), s.at(d.victim, v6), d.victim != node0) {
 				mark := s.marks.next()
-				list = append(list, assault{family(v6) + " " + name, victim, mark, [][]byte{make(slices.Repeat(mark, 4))}})
+				list = append(list, assault{family(v6) + " " + name, d.attacker, d.victim, mark, [][]byte{make(slices.Repeat(mark, 4))}})
+			}
+			if mayTalk(d.attacker, d.victim) {
+				s.greet(d.victim, v6)
 			}
 		}
-		mark := s.marks.next()
-		s.mouth.say(t, udp(netip.AddrPortFrom(s.pod(mallory, v6), 1), netip.AddrPortFrom(s.pod(near, v6), 1000), mark))
-		s.delivered("what is allowed", near, mark)
 	}
 	s.repel(list)
+}
+
+// greet sends what mallory may, plain and dressed up, to a victim.
+func (s *siege) greet(victim string, v6 bool) {
+	s.t.Helper()
+	from, to := netip.AddrPortFrom(s.pod(mallory, v6), 7777), netip.AddrPortFrom(s.pod(victim, v6), openPort)
+	dress := optioned
+	if v6 {
+		dress = func(p []byte) []byte { return extended(p, unix.IPPROTO_DSTOPTS) }
+	}
+	for name, change := range map[string]func([]byte) []byte{"plain": func(p []byte) []byte { return p }, "dressed up": dress} {
+		mark := s.marks.next()
+		s.mouths[mallory].say(s.t, change(udp(from, to, mark)))
+		s.delivered(family(v6)+" what is allowed, "+name, victim, mark)
+	}
 }
 
 // rawPackets are makers of packets around some data. Neighbour discovery that
@@ -305,14 +340,14 @@ func rawPackets(src, dst netip.Addr, toPod bool) map[string]func(data []byte) []
 	out := map[string]func(data []byte) []byte{
 		"UDP":                    func(d []byte) []byte { return udp(from, to, d) },
 		"UDP from a server":      func(d []byte) []byte { return udp(server, netip.AddrPortFrom(dst, 7777), d) },
-		"UDP from the open port": func(d []byte) []byte { return udp(netip.AddrPortFrom(src, 1000), to, d) },
-		"UDP of no port":         func(d []byte) []byte { return udp(netip.AddrPortFrom(src, 1000), netip.AddrPortFrom(dst, 0), d) },
+		"UDP from the open port": func(d []byte) []byte { return udp(netip.AddrPortFrom(src, openPort), to, d) },
+		"UDP of no port":         func(d []byte) []byte { return udp(netip.AddrPortFrom(src, openPort), netip.AddrPortFrom(dst, 0), d) },
 		"UDP, bad checksum":      func(d []byte) []byte { return flawed(udp(from, to, d)) },
 		"TCP, bad checksum":      func(d []byte) []byte { return flawed(tcp(from, to, tcpSyn, d)) },
 		"SCTP":                   func(d []byte) []byte { return ip(src, dst, unix.IPPROTO_SCTP, append(ports(from, to), d...)) },
 		"no protocol's header":   func(d []byte) []byte { return ip(src, dst, protocolUDPLite, d) },
 		"UDP in IP in IP": func(d []byte) []byte {
-			return ip(src, dst, unix.IPPROTO_IPIP, udp(netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), 1), netip.AddrPortFrom(netip.MustParseAddr("10.0.0.2"), 1000), d))
+			return ip(src, dst, unix.IPPROTO_IPIP, udp(netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), 1), netip.AddrPortFrom(netip.MustParseAddr("10.0.0.2"), openPort), d))
 		},
 	}
 	for _, protocol := range []byte{unix.IPPROTO_GRE, unix.IPPROTO_ESP, protocolUnknown} {
@@ -342,6 +377,7 @@ func rawPackets(src, dst netip.Addr, toPod bool) map[string]func(data []byte) []
 		}
 		return out
 	}
+	out["UDP behind an extension that looks like it"] = func(d []byte) []byte { return extended(udp(from, to, d), unix.IPPROTO_DSTOPTS) }
 	out["UDP behind extensions"] = func(d []byte) []byte {
 		return extended(udp(from, to, d), unix.IPPROTO_HOPOPTS, unix.IPPROTO_DSTOPTS, unix.IPPROTO_ROUTING, unix.IPPROTO_DSTOPTS)
 	}
@@ -365,19 +401,19 @@ func TestAttackWithFragments(t *testing.T) {
 	var list []assault
 	var id byte
 	for _, v6 := range []bool{false, true} {
-		for _, victim := range []string{near, far, node0} {
-			src, dst := s.pod(mallory, v6), s.at(victim, v6)
-			open := func(d []byte) []byte { return udp(netip.AddrPortFrom(src, 7777), netip.AddrPortFrom(dst, 1000), d) }
+		for _, d := range denied {
+			src, dst := s.pod(d.attacker, v6), s.at(d.victim, v6)
+			open := func(d []byte) []byte { return udp(netip.AddrPortFrom(src, 7777), netip.AddrPortFrom(dst, openPort), d) }
 			shut := func(d []byte) []byte { return udp(netip.AddrPortFrom(src, 7777), netip.AddrPortFrom(dst, 80), d) }
 			for name, make := range fragments(open, shut, v6) {
-				if victim == node0 && name != "shut, in two" {
+				if d.victim == node0 && name != "shut, in two" {
 					continue // only pods are reached by pieces
 				}
 				mark := s.marks.next()
 				id++
-				list = append(list, assault{family(v6) + " " + name, victim, mark, make(mark, id)})
+				list = append(list, assault{family(v6) + " " + name, d.attacker, d.victim, mark, make(mark, id)})
 			}
-			if victim == node0 {
+			if !mayTalk(d.attacker, d.victim) {
 				continue
 			}
 			for name, borders := range map[string][]int{"two": {0, 24, 0}, "tiny ones": {0, 8, 16, 0}} {
@@ -385,9 +421,9 @@ func TestAttackWithFragments(t *testing.T) {
 				id++
 				whole := open(slices.Repeat(mark, 4))
 				for i, from := range borders[:len(borders)-1] {
-					s.mouth.say(t, fragment(whole, id, from, borders[i+1]))
+					s.mouths[mallory].say(t, fragment(whole, id, from, borders[i+1]))
 				}
-				s.delivered(family(v6)+" open, in "+name, victim, mark)
+				s.delivered(family(v6)+" open, in "+name, d.victim, mark)
 			}
 		}
 	}
@@ -433,11 +469,11 @@ func fragments(open, shut func(data []byte) []byte, v6 bool) map[string]func(mar
 	out["shut, one that is all"] = func(mark []byte, id byte) [][]byte { return [][]byte{fragment(shut(slices.Repeat(mark, 4)), id, 0, 0)} }
 	out["shut, its header in the second"] = func(mark []byte, id byte) [][]byte {
 		p := extended(shut(slices.Repeat(mark, 4)), unix.IPPROTO_DSTOPTS)
-		return [][]byte{fragment(p, id, 0, 8), fragment(p, id, 8, 0)}
+		return [][]byte{fragment(p, id, 0, 16), fragment(p, id, 16, 0)}
 	}
-	out["open, its first without a header, then shut"] = func(mark []byte, id byte) [][]byte {
+	out["open, then a header of shut over it, behind an extension"] = func(mark []byte, id byte) [][]byte {
 		a, b := extended(open(dull), unix.IPPROTO_DSTOPTS), extended(shut(slices.Repeat(mark, 4)), unix.IPPROTO_DSTOPTS)
-		return [][]byte{fragment(a, id, 0, 16), fragment(b, id, 8, 0)}
+		return [][]byte{fragment(a, id, 0, 32), fragment(b, id, 16, 0)}
 	}
 	return out
 }

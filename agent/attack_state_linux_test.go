@@ -73,7 +73,7 @@ func TestAttackOnTheNodeByItsOtherAddresses(t *testing.T) {
 			}
 			for _, src := range sources {
 				mark := s.marks.next()
-				s.mouth.say(t, udp(netip.AddrPortFrom(src, 7777), netip.AddrPortFrom(to, 8472), mark))
+				s.mouths[mallory].say(t, udp(netip.AddrPortFrom(src, 7777), netip.AddrPortFrom(to, 8472), mark))
 				sent[fmt.Sprintf("%s to %s", src, to)] = mark
 			}
 		}
@@ -96,7 +96,7 @@ func TestNeighbourDiscoveryUnderAttack(t *testing.T) {
 	addr := s.pod(mallory, true)
 	index, _ := s.HostIfindex(mallory)
 	gateway := netip.MustParseAddr("fe80::1")
-	eth0 := s.mouth.ifindex
+	eth0 := s.mouths[mallory].ifindex
 	for _, end := range []struct {
 		ns string
 		n  *netlink.Neigh
@@ -135,14 +135,13 @@ var trust = walls +
 // that flow; whatever else calls itself an error does not.
 func TestAttackWithICMPErrors(t *testing.T) {
 	s := besiege(t, trust)
-	friends := podMouth(t, s.Lab, friend)
 	var list []assault
 	for _, v6 := range []bool{false, true} {
 		for _, victim := range []string{near, far} {
 			// A true error comes back: nobody listens on the port.
-			for from, m := range map[string]*mouth{friend: friends, mallory: s.mouth} {
+			for from, m := range map[string]*mouth{friend: s.mouths[friend], mallory: s.mouths[mallory]} {
 				mark := s.marks.next()
-				m.say(t, udp(netip.AddrPortFrom(s.pod(from, v6), 5555), netip.AddrPortFrom(s.pod(victim, v6), 1000), mark))
+				m.say(t, udp(netip.AddrPortFrom(s.pod(from, v6), 5555), netip.AddrPortFrom(s.pod(victim, v6), openPort), mark))
 				s.delivered("a datagram from "+from, victim, mark)
 				s.delivered(family(v6)+" the error about a datagram", from, mark)
 			}
@@ -159,14 +158,14 @@ func (s *siege) falseErrors(victim string, v6 bool) []assault {
 	me, it := s.pod(mallory, v6), s.pod(victim, v6)
 	another := map[string]string{near: far, far: near}[victim]
 	flow := func(peer netip.Addr, port uint16) []byte {
-		return udp(netip.AddrPortFrom(it, 1000), netip.AddrPortFrom(peer, port), nil)
+		return udp(netip.AddrPortFrom(it, openPort), netip.AddrPortFrom(peer, port), nil)
 	}
 	theirs, mine, none := flow(s.pod(friend, v6), 5555), flow(me, 5555), flow(me, 5556)
 	var list []assault
 	add := func(name, victim string, make func(about []byte) []byte, about []byte) {
 		mark := s.marks.next()
 		about = append(slices.Clone(about), mark...)
-		list = append(list, assault{family(v6) + " error " + name, victim, mark, [][]byte{make(about)}})
+		list = append(list, assault{family(v6) + " error " + name, mallory, victim, mark, [][]byte{make(about)}})
 	}
 	from := func(src netip.Addr) func([]byte) []byte {
 		return func(about []byte) []byte { return unreachable(src, it, about) }
@@ -210,12 +209,12 @@ func (s *siege) errorsToNode(v6 bool) []assault {
 	var list []assault
 	for name, about := range map[string][]byte{
 		"its flow":      udp(local, netip.AddrPortFrom(other, 9), nil),
-		"mallory's":     udp(netip.AddrPortFrom(s.pod(near, v6), 1000), netip.AddrPortFrom(s.pod(mallory, v6), 5555), nil),
+		"mallory's":     udp(netip.AddrPortFrom(s.pod(near, v6), openPort), netip.AddrPortFrom(s.pod(mallory, v6), 5555), nil),
 		"no known flow": udp(local, netip.AddrPortFrom(other, 10), nil),
 	} {
 		mark := s.marks.next()
 		list = append(list, assault{
-			family(v6) + " error to the node about " + name, node0, mark,
+			family(v6) + " error to the node about " + name, mallory, node0, mark,
 			[][]byte{unreachable(s.pod(mallory, v6), node, append(about, mark...))},
 		})
 	}
@@ -225,20 +224,19 @@ func (s *siege) errorsToNode(v6 bool) []assault {
 // Errors about a flow stop with the permission of the flow, in both directions.
 func TestAttackWithICMPErrorsOfAFlowThatWasAllowed(t *testing.T) {
 	s := besiege(t, trust)
-	victims := podMouth(t, s.Lab, near)
 	// exchange has both ends send an error about the flow.
 	exchange := func(v6, pass bool) {
-		m, v := netip.AddrPortFrom(s.pod(mallory, v6), 5555), netip.AddrPortFrom(s.pod(near, v6), 1000)
+		m, v := netip.AddrPortFrom(s.pod(mallory, v6), 5555), netip.AddrPortFrom(s.pod(near, v6), openPort)
 		there, back := s.marks.next(), s.marks.next()
-		s.mouth.say(t, unreachable(m.Addr(), v.Addr(), append(udp(v, m, nil), there...)))
-		victims.say(t, unreachable(v.Addr(), m.Addr(), append(udp(m, v, nil), back...)))
+		s.mouths[mallory].say(t, unreachable(m.Addr(), v.Addr(), append(udp(v, m, nil), there...)))
+		s.mouths[near].say(t, unreachable(v.Addr(), m.Addr(), append(udp(m, v, nil), back...)))
 		s.arrives("an error from mallory", near, there, pass)
 		s.arrives("an error to mallory", mallory, back, pass)
 	}
 	for _, v6 := range []bool{false, true} {
 		s.update(trust)
 		mark := s.marks.next()
-		s.mouth.say(t, udp(netip.AddrPortFrom(s.pod(mallory, v6), 5555), netip.AddrPortFrom(s.pod(near, v6), 1000), mark))
+		s.mouths[mallory].say(t, udp(netip.AddrPortFrom(s.pod(mallory, v6), 5555), netip.AddrPortFrom(s.pod(near, v6), openPort), mark))
 		s.delivered("a datagram", near, mark)
 		exchange(v6, true)
 		s.update(selecting("in", "victim", "policyTypes: [Ingress]"))
@@ -387,23 +385,27 @@ func TestAttackUntracked(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	s.update(walls + selecting("no-answer", "mallory", "policyTypes: [Ingress]"))
+	for _, v6 := range []bool{false, true} {
+		mark := s.marks.next()
+		s.mouths[mallory].say(t, udp(netip.AddrPortFrom(s.pod(mallory, v6), 7777), netip.AddrPortFrom(s.pod(near, v6), openPort), mark))
+		s.arrives(family(v6)+" what may not be answered", near, mark, false)
+	}
+	s.update(walls)
 	var list []assault
 	for _, v6 := range []bool{false, true} {
-		for _, victim := range []string{near, far, node0} {
-			me, it := s.pod(mallory, v6), s.at(victim, v6)
-			for name, make := range rawPackets(me, it, victim != node0) {
+		for _, d := range denied {
+			me, it := s.pod(d.attacker, v6), s.at(d.victim, v6)
+			for name, make := range rawPackets(me, it, d.victim != node0) {
 				mark := s.marks.next()
-				list = append(list, assault{family(v6) + " " + name, victim, mark, [][]byte{make(slices.Repeat(mark, 4))}})
+				list = append(list, assault{family(v6) + " " + name, d.attacker, d.victim, mark, [][]byte{make(slices.Repeat(mark, 4))}})
 			}
 			mark := s.marks.next()
 			about := append(udp(netip.AddrPortFrom(it, 80), netip.AddrPortFrom(me, 7777), nil), mark...)
-			list = append(list, assault{family(v6) + " ICMP error", victim, mark, [][]byte{unreachable(me, it, about)}})
-			if victim == node0 {
-				continue
+			list = append(list, assault{family(v6) + " ICMP error", d.attacker, d.victim, mark, [][]byte{unreachable(me, it, about)}})
+			if mayTalk(d.attacker, d.victim) {
+				s.greet(d.victim, v6)
 			}
-			mark = s.marks.next()
-			s.mouth.say(t, udp(netip.AddrPortFrom(me, 1), netip.AddrPortFrom(it, 1000), mark))
-			s.delivered("what is allowed", victim, mark)
 		}
 	}
 	s.repel(list)
@@ -418,7 +420,6 @@ func TestAttackWithAReusedConnection(t *testing.T) {
 		"egress shut":  open + selecting("out", "mallory", "policyTypes: [Egress]"),
 	}
 	s := besiege(t, open)
-	victims := map[string]*mouth{near: podMouth(t, s.Lab, near), far: podMouth(t, s.Lab, far)}
 	// exchange sends there and back what a living connection could carry.
 	exchange := func(when string, pass bool) {
 		t.Helper()
@@ -428,17 +429,17 @@ func TestAttackWithAReusedConnection(t *testing.T) {
 		}
 		var letters []letter
 		for _, v6 := range []bool{false, true} {
-			for victim, answering := range victims {
+			for _, victim := range []string{near, far} {
 				m, v := netip.AddrPortFrom(s.pod(mallory, v6), 5555), netip.AddrPortFrom(s.pod(victim, v6), 1001)
 				post := func(name, to string, by *mouth, make func(mark []byte) []byte) {
 					mark := s.marks.next()
 					by.say(t, make(mark))
 					letters = append(letters, letter{family(v6) + " " + name, to, mark})
 				}
-				post("UDP", victim, s.mouth, func(d []byte) []byte { return udp(m, v, d) })
-				post("TCP SYN", victim, s.mouth, func(d []byte) []byte { return tcp(m, v, tcpSyn, d) })
+				post("UDP", victim, s.mouths[mallory], func(d []byte) []byte { return udp(m, v, d) })
+				post("TCP SYN", victim, s.mouths[mallory], func(d []byte) []byte { return tcp(m, v, tcpSyn, d) })
 				s.ears[victim].hears(letters[len(letters)-1].mark, 20*time.Millisecond)
-				post("UDP reply", mallory, answering, func(d []byte) []byte { return udp(v, m, d) })
+				post("UDP reply", mallory, s.mouths[victim], func(d []byte) []byte { return udp(v, m, d) })
 			}
 		}
 		if !pass {
@@ -471,9 +472,8 @@ func TestAttackWithAReusedAddress(t *testing.T) {
 		m.say(t, udp(netip.AddrPortFrom(addrs[v6], 5555), netip.AddrPortFrom(s.pod(near, v6), 1001), mark))
 		return mark
 	}
-	m := podMouth(t, s.Lab, friend)
 	for _, v6 := range []bool{false, true} {
-		s.delivered("a datagram from friend", near, send(m, v6))
+		s.delivered("a datagram from friend", near, send(s.mouths[friend], v6))
 	}
 	for _, step := range []struct {
 		role string

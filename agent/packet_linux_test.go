@@ -165,28 +165,30 @@ func fragment(packet []byte, id byte, from, to int) []byte {
 	return headed(b)
 }
 
-// extended puts eight bytes of each extension header into an IPv6 packet.
+// extended puts sixteen bytes of each extension header into an IPv6 packet. The
+// options in them begin where a careless reader looks for ports, with openPort.
 func extended(packet []byte, types ...byte) []byte {
 	head, body := slices.Clone(packet[:40]), packet[40:]
 	var extensions []byte
 	next := &head[6]
 	for _, kind := range types {
-		e := []byte{*next, 0, 1, 4, 0, 0, 0, 0} // an option that pads
+		e := []byte{*next, 1, 3, 6, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 0} // one that is unknown, one that pads
 		if kind == unix.IPPROTO_ROUTING {
 			e[2], e[3] = 253, 0 // of an experiment, with no way left to go
 		}
 		*next = kind
 		extensions = append(extensions, e...)
-		next = &extensions[len(extensions)-8]
+		next = &extensions[len(extensions)-len(e)]
 	}
 	binary.BigEndian.PutUint16(head[4:], uint16(len(extensions)+len(body)))
 	return slices.Concat(head, extensions, body)
 }
 
-// optioned puts a word of options that do nothing into an IPv4 header.
+// optioned puts eight bytes of options into an IPv4 header, which a careless
+// reader takes for ports, the second of them openPort.
 func optioned(packet []byte) []byte {
-	b := slices.Concat(packet[:20], []byte{1, 1, 1, 1}, packet[20:])
-	b[0]++
+	b := slices.Concat(packet[:20], []byte{1, 1, 3, 6, 0, 0, 0, 0}, packet[20:])
+	b[0] += 2
 	return headed(b)
 }
 
