@@ -1,6 +1,9 @@
 package manifest
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -158,4 +161,17 @@ func FuzzParse(f *testing.F) {
 		for range m.EachPair() {
 		}
 	})
+}
+
+// A folder may be given by a symbolic link.
+func TestLoadFollowsALinkToAFolder(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(t.TempDir(), "link")
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "shop.yaml"), []byte(shop), 0o644), os.Symlink(dir, link)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Load([]string{link}, nil, Options{})
+	if err != nil || len(r.Cluster.Endpoints) == 0 {
+		t.Errorf("%v, %v", r, err)
+	}
 }
