@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -23,12 +24,13 @@ const (
 	sessionPort = 9998
 )
 
-// stream sends a datagram from a pod to another every millisecond, now and
+// stream sends a numbered datagram from a pod to another every millisecond, now and
 // then from a new socket, and counts what arrives: a packet that slips through
 // is seen however late it comes, and one that is dropped is missed.
 type stream struct {
 	name          string
 	sent, arrived atomic.Int64
+	latest        atomic.Int64 // the highest number that has arrived
 	quit          chan struct{}
 	sender        sync.WaitGroup
 	sink          net.PacketConn
@@ -50,6 +52,7 @@ func startStream(t *testing.T, l *Lab, from, to string) *stream {
 				return
 			}
 			s.arrived.Add(1)
+			s.latest.Store(max(s.latest.Load(), int64(binary.BigEndian.Uint64(buf))))
 		}
 	})
 	target := net.UDPAddrFromAddrPort(netip.AddrPortFrom(l.Matrix.Endpoint(to).IPs[0], streamPort))
@@ -90,8 +93,8 @@ func (s *stream) send(t *testing.T, conn *net.UDPConn, to *net.UDPAddr) {
 			defer fresh.Close()
 			from = fresh
 		}
-		s.sent.Add(1)
-		if _, err := from.WriteTo([]byte{byte(i)}, to); err != nil {
+		number := binary.BigEndian.AppendUint64(nil, uint64(s.sent.Add(1)))
+		if _, err := from.WriteTo(number, to); err != nil {
 			t.Errorf("%s: %v", s.name, err)
 			return
 		}
@@ -115,10 +118,15 @@ func (s *stream) end() {
 
 // passes says whether what is sent from now on arrives.
 func (s *stream) passes() bool {
-	time.Sleep(10 * time.Millisecond) // what is under way
-	before := s.arrived.Load()
-	time.Sleep(20 * time.Millisecond)
-	return s.arrived.Load() > before
+	now := s.sent.Load()
+	patience := time.Now().Add(150 * time.Millisecond)
+	for s.sent.Load() < now+20 || time.Now().Before(patience) {
+		if s.latest.Load() > now {
+			return true
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return false
 }
 
 // wantSilence and wantAll end a stream and check what came of it.

@@ -111,6 +111,13 @@ func (s *session) lab(ctx context.Context, f labFlags) (err error) {
 	if err := requireRoot(); err != nil {
 		return err
 	}
+	var w *watcher
+	if f.watch { // from before the first reading: no change is missed
+		if w, err = watch(s.files); err != nil {
+			return exit{ExitInput, err}
+		}
+		defer w.close()
+	}
 	r, err := s.load()
 	if err != nil {
 		return err
@@ -133,7 +140,7 @@ func (s *session) lab(ctx context.Context, f labFlags) (err error) {
 	case f.probe:
 		return s.labProbe(ctx, l)
 	}
-	return s.labStay(ctx, l, f)
+	return s.labStay(ctx, l, w)
 }
 
 // startLab starts a lab; another one of this machine may have to end first.
@@ -156,17 +163,20 @@ func (s *session) observe(ctx context.Context, l *agent.Lab, list []agent.Observ
 	}
 }
 
-// labStay keeps the lab up, following the files if asked to. Input that is
+// labStay keeps the lab up, following the files if there is a watcher. Input that is
 // wrong changes nothing: the last good state holds.
-func (s *session) labStay(ctx context.Context, l *agent.Lab, f labFlags) error {
+func (s *session) labStay(ctx context.Context, l *agent.Lab, w *watcher) error {
 	ctx, cancel := l.Removed(ctx)
 	defer cancel()
 	fmt.Fprintln(s.stderr, "run a command in a pod with: sallyport lab exec NAMESPACE/POD -- COMMAND; end with Ctrl-C")
-	if !f.watch {
+	if w == nil {
 		<-ctx.Done()
 		return nil
 	}
-	return watchFiles(ctx, s.files, func() {
+	return w.run(ctx, func(err error) {
+		if err != nil {
+			fmt.Fprintln(s.stderr, "some changes will not be seen:", err)
+		}
 		began := time.Now()
 		r, err := s.load()
 		if err == nil {

@@ -286,6 +286,79 @@ func TestFailedWritesLeaveTheOldVerdicts(t *testing.T) {
 	}
 }
 
+// holder is who an address leads to.
+type holder struct {
+	key     string
+	ifindex uint32
+}
+
+func (w *world) holder(a netip.Addr) holder {
+	e := w.matrix.EndpointAt(a)
+	if e == nil {
+		return holder{}
+	}
+	return holder{e.Key(), w.placement.Local[e.Key()]}
+}
+
+// Each change fails at its first write, then at its second, and so on until
+// none fails: never passes what neither the old nor the new policies allow,
+// and in the end kernel and history say what the Matrix says.
+func TestFailuresAtEveryWriteOpenNothing(t *testing.T) {
+	failures := 0
+	for seed := range uint64(10) {
+		w := newWorld(seed)
+		for range 60 {
+			packets := w.packets(40)
+			before, held := make([]bool, len(packets)), map[netip.Addr]holder{}
+			for i, p := range packets {
+				before[i] = w.accepts(p)
+				held[p.Src], held[p.Dst] = w.holder(p.Src), w.holder(p.Dst)
+			}
+			started, delta := w.fake.Revision > 0, w.change()
+			for w.fake.FailAt = 1; w.publish(delta) != nil; w.fake.FailAt++ {
+				failures++
+				delta = engine.Delta{}
+				for i, p := range packets {
+					got, after := w.fake.Judge(p).Accept, w.accepts(p)
+					same := held[p.Src] == w.holder(p.Src) && held[p.Dst] == w.holder(p.Dst)
+					if got && !before[i] && !after {
+						t.Fatalf("seed %d: after a failure at write %d %v passes, neither before nor after", seed, w.fake.FailAt, p.Tuple)
+					}
+					if !got && before[i] && after && same && started {
+						t.Fatalf("seed %d: after a failure at write %d %v is dropped, passes before and after", seed, w.fake.FailAt, p.Tuple)
+					}
+				}
+			}
+			w.fake.FailAt = 0
+			w.check(t, packets)
+			w.checkHistory(t)
+		}
+	}
+	if failures < 1000 {
+		t.Fatalf("only %d failures: nothing was tested", failures)
+	}
+}
+
+// checkHistory holds what the history says of the kernel's slots against the Matrix.
+func (w *world) checkHistory(t *testing.T) {
+	t.Helper()
+	for key := range w.placement.Local {
+		e := w.matrix.Endpoint(key)
+		slot, revision := w.fake.Addresses[e.IPs[0]].Subject, w.fake.Revision
+		if got, _ := w.Planner.Subject(uint32(revision), slot); got != key {
+			t.Fatalf("subject %d is %s, history says %q", slot, key, got)
+		}
+		for direction, door := range map[model.Direction]Versioned{
+			model.Egress: w.fake.Subjects[slot].Egress, model.Ingress: w.fake.Subjects[slot].Ingress,
+		} {
+			gate, _, known := w.Planner.Gate(uint32(revision), door.At(revision))
+			if want := w.matrix.Gate(key, direction); gate != want || known != (want != nil) {
+				t.Fatalf("%s %v: gate %d is not what history says", key, direction, door.At(revision))
+			}
+		}
+	}
+}
+
 func TestEveryStepIsOldOrNew(t *testing.T) {
 	for seed := range uint64(20) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -442,39 +515,28 @@ func TestFullTablesOpenNothing(t *testing.T) {
 		limits := DefaultLimits()
 		limits.Gates, limits.Ranges, limits.Rows, limits.Subjects, limits.Addresses = 14, 28, 16, 9, 13
 		w.Planner = NewPlanner(limits, nil)
-		type holder struct {
-			key     string
-			ifindex uint32
-		}
-		holderOf := func(a netip.Addr) holder {
-			e := w.matrix.EndpointAt(a)
-			if e == nil {
-				return holder{}
-			}
-			return holder{e.Key(), w.placement.Local[e.Key()]}
-		}
 		held := map[netip.Addr]holder{}
-		packets := w.packets(200)
+		packets := w.packets(100)
 		before := map[Tuple]bool{}
 		for range 150 {
 			err := w.publish(w.change())
 			if err == nil {
 				w.check(t, w.packets(60))
-				packets = w.packets(200)
+				packets = w.packets(100)
 				for _, p := range packets {
 					before[p.Tuple] = w.accepts(p)
-					held[p.Src], held[p.Dst] = holderOf(p.Src), holderOf(p.Dst)
+					held[p.Src], held[p.Dst] = w.holder(p.Src), w.holder(p.Dst)
 				}
 				continue
 			}
 			failures++
 			for _, p := range packets {
 				for _, a := range []netip.Addr{p.Src, p.Dst} {
-					if held[a] != holderOf(a) {
+					if held[a] != w.holder(a) {
 						held[a] = holder{key: "changed hands"} // and stays closed
 					}
 				}
-				same := held[p.Src] == holderOf(p.Src) && held[p.Dst] == holderOf(p.Dst)
+				same := held[p.Src] == w.holder(p.Src) && held[p.Dst] == w.holder(p.Dst)
 				if got := w.fake.Judge(p).Accept; got && !before[p.Tuple] || got && !same {
 					t.Fatalf("seed %d: %v passes though nothing could be published (the pods are the same: %v)", seed, p.Tuple, same)
 				} else if !got && before[p.Tuple] && same {

@@ -77,11 +77,13 @@ func (l *loader) path(path string, stdin io.Reader) error {
 	if !info.IsDir() {
 		return l.file(path)
 	}
-	return filepath.WalkDir(path, func(p string, e fs.DirEntry, err error) error {
+	// The separator has the walk follow a path that is a symbolic link.
+	root := path + string(filepath.Separator)
+	return filepath.WalkDir(root, func(p string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return fmt.Errorf("cannot read %s: %w", p, err)
 		}
-		if p != path && strings.HasPrefix(e.Name(), ".") {
+		if p != root && strings.HasPrefix(e.Name(), ".") {
 			if e.IsDir() {
 				return filepath.SkipDir
 			}

@@ -1,6 +1,9 @@
 package manifest
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -202,5 +205,18 @@ func TestPoliciesWithoutNamesAreNotOne(t *testing.T) {
 	c := Parse(map[string][]byte{"f": []byte(text + "---\n" + text)}, []string{"f"}, Options{}).Cluster
 	if len(c.Policies) != 2 || engine.PolicyKey(c.Policies[0]) == engine.PolicyKey(c.Policies[1]) {
 		t.Errorf("%d policies with the keys %q and %q, want two", len(c.Policies), engine.PolicyKey(c.Policies[0]), engine.PolicyKey(c.Policies[1]))
+	}
+}
+
+// A folder may be given by a symbolic link.
+func TestLoadFollowsALinkToAFolder(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(t.TempDir(), "link")
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "shop.yaml"), []byte(shop), 0o644), os.Symlink(dir, link)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Load([]string{link}, nil, Options{})
+	if err != nil || len(r.Cluster.Endpoints) == 0 {
+		t.Errorf("%v, %v", r, err)
 	}
 }

@@ -103,6 +103,42 @@ func TestUndo(t *testing.T) {
 	}
 }
 
+// TestCleanUpIsTriedAgain sees what fails behind a Publish be done before the
+// next transaction, which fails as long as it cannot be.
+func TestCleanUpIsTriedAgain(t *testing.T) {
+	p := loadIn(t, newNS(t))
+	apply(t, p, datapath.SetDevice{Ifindex: 5, Subject: 7})
+	devices := p.objects.Devices
+	broken, err := devices.Clone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := broken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p.objects.Devices = broken
+	defer func() { p.objects.Devices = devices }()
+	address := addr("10.0.0.1")
+	tx := datapath.Tx{datapath.Publish{Revision: 2}, datapath.DeleteDevice{Ifindex: 5}}
+	if err := p.Apply(tx); err != nil || p.Revision() != 2 {
+		t.Fatalf("revision %d, %v: what is published is in force", p.Revision(), err)
+	}
+	tx = datapath.Tx{datapath.SetAddress{Addr: address, Address: datapath.Address{Identity: fixed(podA)}}, datapath.Publish{Revision: 3}}
+	if err := p.Apply(tx); err == nil || p.Revision() != 2 {
+		t.Fatalf("revision %d, %v: the clean-up still fails", p.Revision(), err)
+	}
+	p.objects.Devices = devices
+	if s, err := p.Snapshot(); err != nil || s.Devices[5] != 7 || len(s.Addresses) > 0 {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	if err := p.Apply(tx); err != nil || p.Revision() != 3 {
+		t.Fatalf("revision %d, %v", p.Revision(), err)
+	}
+	if s, err := p.Snapshot(); err != nil || len(s.Devices) > 0 || len(s.Addresses) != 1 {
+		t.Fatalf("%+v, %v", s, err)
+	}
+}
+
 func TestInvalidTx(t *testing.T) {
 	p := loadIn(t, newNS(t))
 	publish := datapath.Publish{Revision: 1}
