@@ -80,9 +80,13 @@ func (s *session) explain(f explainFlags) error {
 	progress := s.progress("looking for the smallest change", 0)
 	denied := false
 	var out []report.Explanation
-	for _, k := range folded(m, checks) {
+	for i, k := range folded(m, checks) {
 		denied = denied || !k.verdict.Allowed
-		out = append(out, k.explain(m, r.Cluster, f))
+		e := k.explain(m, f)
+		if i < mostSuggestions {
+			e.Suggestion = k.suggest(m, r.Cluster, f)
+		}
+		out = append(out, e)
 	}
 	progress.end()
 	if err := s.printExplanations(out); err != nil {
@@ -140,17 +144,24 @@ func (k asked) names(f explainFlags) (from, to string) {
 	return from, to
 }
 
-// explain explains one connection, with what nearly matched and what would
-// turn it over.
-func (k asked) explain(m *engine.Matrix, c *model.Cluster, f explainFlags) report.Explanation {
+// explain explains one connection, with what nearly matched.
+func (k asked) explain(m *engine.Matrix, f explainFlags) report.Explanation {
 	from, to := k.names(f)
 	e := report.Explain(from, to, k.key, k.verdict)
 	e.Connections = m.Connections(k.from, k.to).String()
 	e.AddNearMisses(m, k.from, k.to, k.key)
-	e.Suggestion = advice.Suggest(c, m, advice.Question{
+	return e
+}
+
+// mostSuggestions bounds the work for questions that stand for many pairs:
+// each suggestion compiles the policies several times.
+const mostSuggestions = 20
+
+// suggest finds what would turn the verdict over.
+func (k asked) suggest(m *engine.Matrix, c *model.Cluster, f explainFlags) *advice.Suggestion {
+	return advice.Suggest(c, m, advice.Question{
 		From: k.from, To: k.to, Key: k.key, External: f.src == "external" || f.dst == "external",
 	})
-	return e
 }
 
 func (s *session) printExplanations(list []report.Explanation) error {
@@ -184,7 +195,9 @@ func (s *session) connections(m *engine.Matrix, c *model.Cluster, checks []asked
 			continue
 		}
 		fmt.Fprintf(s.stdout, "%s → %s: nothing; for example\n", from, to)
-		k.explain(m, c, f).Text(s.stdout, paint(s.stdout))
+		e := k.explain(m, f)
+		e.Suggestion = k.suggest(m, c, f)
+		e.Text(s.stdout, paint(s.stdout))
 	}
 	if denied {
 		return exit{code: ExitFindings}
