@@ -26,7 +26,8 @@ var directions = []struct {
 	{"dialect", []string{"model", "dialect"}, "a dialect turns objects into the model and knows nothing else"},
 	{"engine", []string{"model", "engine"}, "the engine compiles the model; no dialect, file or kernel reaches it"},
 	{"policytest", []string{"model", "engine", "dialect/field", "policytest"}, "expectations are answered from the Matrix"},
-	{"report", []string{"model", "engine", "policytest", "flow", "report"}, "reports print; they read nothing"},
+	{"advice", []string{"model", "engine", "manifest", "policytest", "advice"}, "advice is tried on the engine, as manifests that a user could add"},
+	{"report", []string{"model", "engine", "policytest", "flow", "advice", "report"}, "reports print; they read nothing"},
 	{"manifest", []string{"model", "dialect", "manifest"}, "an edge: files in, model out"},
 	{"flow", []string{"model", "engine", "flow"}, "events are explained by the engine, not by the kernel's edge"},
 	{"datapath/bpf", []string{"datapath", "flow", "datapath/bpf"}, "the only place that speaks BPF knows tables, not policies"},
@@ -65,7 +66,7 @@ func TestImportsGoOneWay(t *testing.T) {
 }
 
 func TestPurePackagesHaveNoEdges(t *testing.T) {
-	pure := []string{"model", "dialect", "engine", "policytest", "report"}
+	pure := []string{"model", "dialect", "engine", "policytest", "advice", "report"}
 	forbidden := []string{"net", "os", "os/exec", "time", "log", "log/slog", "sync", "syscall"}
 	eachImport(t, func(dir, path string) {
 		if slices.ContainsFunc(pure, func(p string) bool { return within(dir, p) }) && slices.Contains(forbidden, path) {

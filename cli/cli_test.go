@@ -65,6 +65,77 @@ func TestExplainNamesTheDoorAndTheRule(t *testing.T) {
 	}
 }
 
+// tutorialState is the tutorial's last state, before what was missing.
+var tutorialState = []string{
+	"-f", "demo/0-application.yaml", "-f", "demo/1-deny-all.yaml", "-f", "demo/2-frontend-to-backend.yaml",
+	"-f", "demo/3-backend-to-database.yaml", "-f", "demo/4-restrict-backend-egress.yaml",
+}
+
+func TestExplainSaysWhatNearlyMatchedAndWhatWouldHelp(t *testing.T) {
+	args := append([]string{"explain", "secure-app/backend", "secure-app/database", "5432"}, tutorialState...)
+	_, out, _ := run(t, "", args...)
+	for _, want := range []string{
+		"nearly NetworkPolicy secure-app/restrict-backend-egress spec.egress[0].to[0] (demo/4-restrict-backend-egress.yaml:9): ipBlock wants 203.0.113.0/24, this is 10.244.0.3",
+		"to allow it, add\n    apiVersion: networking.k8s.io/v1\n", "name: allow-backend-egress-to-database", "which changes nothing else",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the explanation lacks %q:\n%s", want, out)
+		}
+	}
+	code, out, _ := run(t, "", append(args, "-o", "json")...)
+	var e struct {
+		Verdict string
+		Egress  struct {
+			Verdict    string
+			NearMisses []struct {
+				Name, Field string
+				Failed      []string
+			}
+		}
+		Suggestion *struct {
+			Policies      string
+			Opens, Closes []any
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &e); err != nil {
+		t.Fatal(err)
+	}
+	if code != ExitFindings || len(e.Egress.NearMisses) != 1 || e.Suggestion == nil || e.Suggestion.Opens == nil {
+		t.Fatalf("exit %d\n%s", code, out)
+	}
+	file := filepath.Join(t.TempDir(), "suggested.yaml")
+	if err := os.WriteFile(file, []byte(e.Suggestion.Policies), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, _ := run(t, "", append(args, "-f", file)...); code != ExitFine {
+		t.Errorf("with the suggestion added: exit %d\n%s", code, out)
+	}
+}
+
+func TestExplainFoldsThePodsOfAWorkload(t *testing.T) {
+	const pods = `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec: {replicas: 3, template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, ports: [{containerPort: 80}]}]}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db, namespace: shop}
+spec: {containers: [{name: c}]}
+`
+	code, out, _ := run(t, pods, "explain", "-f", "-", "shop/web", "shop/db", "80", "-o", "json")
+	var e struct{ Source, Destination, Verdict, Connections string }
+	if err := json.Unmarshal([]byte(out), &e); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if code != ExitFine || e.Source != "shop/web" || e.Destination != "shop/db" || e.Verdict != "allow" || e.Connections != "All" {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+	if code, out, _ := run(t, pods, "explain", "-f", "-", "shop/web", "shop/db"); code != ExitFine || out != "shop/web → shop/db: All\n" {
+		t.Errorf("without a port: exit %d\n%s", code, out)
+	}
+}
+
 func TestPolicyTestReportsTheDifferingPart(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "expect.yaml")
 	text := `apiVersion: sallyport.dev/v1alpha1

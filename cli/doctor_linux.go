@@ -2,6 +2,12 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,39 +20,142 @@ func newDoctor(s *session) *cobra.Command {
 		Use: "doctor", Short: "What this machine can and cannot do, with the remedy", Args: cobra.NoArgs,
 		Long:    "Tries what enforcement needs of the kernel, one thing after the other. Exit code 3 if something is missing.",
 		Example: "  sudo sallyport doctor\n  sudo sallyport doctor -o json",
-		RunE:    func(*cobra.Command, []string) error { return s.doctor() },
+		RunE:    func(*cobra.Command, []string) error { return s.doctor(thisMachine) },
 	}
 	s.outputFlag(c, "table", "table", "json")
 	return c
 }
 
-func (s *session) doctor() error {
-	checks := bpf.Probe()
-	bad := false
-	for _, c := range checks {
-		bad = bad || !c.OK
+// machine is what doctor looks at.
+type machine struct {
+	root  fs.FS              // with proc and sys
+	tried func() []bpf.Check // what can only be tried
+}
+
+var thisMachine = machine{root: os.DirFS("/"), tried: bpf.Probe}
+
+// check is one thing that enforcement needs of the machine.
+type check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`           // what was found
+	Remedy string `json:"remedy,omitempty"` // what to do, if not OK
+}
+
+// need is a question to the machine: it answers with what it found, and an
+// error if that will not do.
+type need struct {
+	name   string
+	have   func(fs.FS) (string, error)
+	remedy string
+}
+
+// needs are what can be read; what bpf.Probe tries of the same name is left out.
+var needs = []need{
+	{"kernel version", haveKernel, "use a kernel of version 6.4 or later; on Debian 12: apt install -t bookworm-backports linux-image-amd64"},
+	{"kernel BTF", haveBTF, "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as every large distribution's is"},
+	{"connection tracking", haveConntrack, "modprobe nf_conntrack; to keep it: echo nf_conntrack > /etc/modules-load.d/sallyport.conf"},
+	{"bridged packets seen by netfilter", haveBridgeFilter,
+		"modprobe br_netfilter; sysctl net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1; else packets between pods of one bridge are not judged"},
+}
+
+// examine answers everything that enforcement needs.
+func (m machine) examine() []check {
+	var out []check
+	for _, n := range needs {
+		detail, err := n.have(m.root)
+		c := check{Name: n.name, OK: err == nil, Detail: detail}
+		if err != nil {
+			c.Detail, c.Remedy = err.Error(), n.remedy
+		}
+		out = append(out, c)
 	}
-	switch s.output {
-	case "json":
-		e := json.NewEncoder(s.stdout)
-		e.SetIndent("", "  ")
-		if err := e.Encode(checks); err != nil {
-			return err
+	for _, c := range m.tried() {
+		if !slices.ContainsFunc(needs, func(n need) bool { return n.name == c.Name }) {
+			out = append(out, check(c))
 		}
-	case "table":
-		if err := s.printChecks(checks); err != nil {
-			return err
+	}
+	return out
+}
+
+// oldest is the first kernel that has netfilter BPF links.
+var oldest = [2]int{6, 4}
+
+func haveKernel(root fs.FS) (string, error) {
+	text, err := fs.ReadFile(root, "proc/sys/kernel/osrelease")
+	if err != nil {
+		return "", fmt.Errorf("cannot read the kernel's version: %w", err)
+	}
+	release := strings.TrimSpace(string(text))
+	var v [2]int
+	if _, err := fmt.Sscanf(release, "%d.%d", &v[0], &v[1]); err != nil {
+		return "", fmt.Errorf("cannot read the kernel's version %q", release)
+	}
+	if slices.Compare(v[:], oldest[:]) < 0 {
+		return "", fmt.Errorf("%s is too old, %d.%d is needed", release, oldest[0], oldest[1])
+	}
+	return release, nil
+}
+
+func haveBTF(root fs.FS) (string, error) {
+	if _, err := fs.Stat(root, "sys/kernel/btf/vmlinux"); err != nil {
+		return "", errors.New("/sys/kernel/btf/vmlinux is missing")
+	}
+	return "there", nil
+}
+
+func haveConntrack(root fs.FS) (string, error) {
+	limit, err := fs.ReadFile(root, "proc/sys/net/netfilter/nf_conntrack_max")
+	if err != nil {
+		return "", errors.New("/proc/sys/net/netfilter/nf_conntrack_max is missing")
+	}
+	return "up to " + strings.TrimSpace(string(limit)) + " connections", nil
+}
+
+// haveBridgeFilter looks at bridges that have ports: packets between these
+// pass FORWARD only if br_netfilter hands them over.
+func haveBridgeFilter(root fs.FS) (string, error) {
+	ports, err := fs.Glob(root, "sys/class/net/*/brport")
+	if err != nil || len(ports) == 0 {
+		return "no bridge has ports", err
+	}
+	for _, name := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"} {
+		value, err := fs.ReadFile(root, "proc/sys/net/bridge/"+name)
+		if err != nil {
+			return "", fmt.Errorf("bridges have %d ports, and br_netfilter is not loaded", len(ports))
 		}
-	default:
+		if strings.TrimSpace(string(value)) != "1" {
+			return "", fmt.Errorf("bridges have %d ports, and net.bridge.%s is off", len(ports), name)
+		}
+	}
+	return fmt.Sprintf("bridges have %d ports, seen", len(ports)), nil
+}
+
+func (s *session) doctor(m machine) error {
+	if s.output != "table" && s.output != "json" {
 		return usage("unknown output format %q: table or json", s.output)
 	}
-	if bad {
+	checks := m.examine()
+	print := s.printChecks
+	if s.output == "json" {
+		print = s.checksAsJSON
+	}
+	if err := print(checks); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(checks, func(c check) bool { return !c.OK }) {
 		return exit{code: ExitEnvironment}
 	}
 	return nil
 }
 
-func (s *session) printChecks(checks []bpf.Check) error {
+func (s *session) checksAsJSON(checks []check) error {
+	e := json.NewEncoder(s.stdout)
+	e.SetIndent("", "  ")
+	return e.Encode(map[string]any{"checks": checks})
+}
+
+func (s *session) printChecks(checks []check) error {
 	p := paint(s.stdout)
 	return report.Table(s.stdout, width(s.stdout), []string{"STATE", "NEEDED", "FOUND"}, func(yield func([]string) bool) {
 		for _, c := range checks {

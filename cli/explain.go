@@ -3,11 +3,11 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sallyport-dev/sallyport/advice"
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/model"
 	"github.com/sallyport-dev/sallyport/policytest"
@@ -24,12 +24,19 @@ func newExplain(s *session) *cobra.Command {
 		Long: `Judges a connection door by door: egress of the source, ingress of the
 destination. SRC and DST are pods or workloads as NAMESPACE/NAME, Services as
 svc/NAMESPACE/NAME (DST only), addresses, "external" or "node". Without PORT
-every protocol and port that passes is listed.
+every protocol and port that passes is listed. Pods of one workload that have
+the same verdict are one line.
+
+A door that denies names the rules that nearly matched, and on what they
+failed. The smallest change that would turn the verdict over is tried on the
+policies before it is shown, with what else it would open and close.
 
 Exit code 0 if the connection is allowed, 1 if it is denied.`,
 		Example: `  sallyport explain -f manifests/ shop/web shop/db 5432
   sallyport explain -f manifests/ --pod shop/web --to-pod shop/db --port 53 --protocol UDP
-  sallyport explain -f manifests/ 203.0.113.7 shop/web 80 -o json`,
+  sallyport explain -f manifests/ 203.0.113.7 shop/web 80 -o json
+  sallyport explain -f manifests/ shop/web svc/shop/db sql
+  sallyport explain -f manifests/ shop/web shop/db 5432 -o json | jq -r .suggestion.policies > missing.yaml`,
 		Args: cobra.MaximumNArgs(3),
 		RunE: func(_ *cobra.Command, args []string) error {
 			for i, a := range args {
@@ -67,16 +74,21 @@ func (s *session) explain(f explainFlags) error {
 	if err != nil {
 		return err
 	}
+	if f.port == "" && s.output == "text" {
+		return s.connections(m, r.Cluster, checks, f)
+	}
+	progress := s.progress("looking for the smallest change", 0)
 	denied := false
 	var out []report.Explanation
-	for _, k := range checks {
-		v := m.Verdict(k.from, k.to, k.key)
-		denied = denied || !v.Allowed
-		out = append(out, report.Explain(partyName(k.from, f.src), partyName(k.to, f.dst), k.key, v))
+	for i, k := range folded(m, checks) {
+		denied = denied || !k.verdict.Allowed
+		e := k.explain(m, f)
+		if i < mostSuggestions {
+			e.Suggestion = k.suggest(m, r.Cluster, f)
+		}
+		out = append(out, e)
 	}
-	if f.port == "" && s.output == "text" {
-		return s.connections(m, checks, f)
-	}
+	progress.end()
 	if err := s.printExplanations(out); err != nil {
 		return err
 	}
@@ -84,6 +96,72 @@ func (s *session) explain(f explainFlags) error {
 		return exit{code: ExitFindings}
 	}
 	return nil
+}
+
+// folded keeps one of the connections that have the same verdict by the same
+// rules between the same workloads.
+func folded(m *engine.Matrix, checks []asked) []asked {
+	type doors struct {
+		from, to        [3]string
+		key             model.PortKey
+		egress, ingress engine.Reason
+		out, in         *model.Rule
+	}
+	at := map[doors]int{}
+	var out []asked
+	for _, k := range checks {
+		k.verdict, k.count = m.Verdict(k.from, k.to, k.key), 1
+		v := k.verdict
+		d := doors{identify(k.from), identify(k.to), k.key, v.Egress.Reason, v.Ingress.Reason, v.Egress.Rule, v.Ingress.Rule}
+		if i, ok := at[d]; ok {
+			out[i].count++
+			continue
+		}
+		at[d] = len(out)
+		out = append(out, k)
+	}
+	return out
+}
+
+// identify is what a party is folded by: its workload, or itself.
+func identify(p engine.Party) [3]string {
+	if e := p.Endpoint; e != nil {
+		return [3]string{e.Namespace, e.Workload.Kind, e.Workload.Name}
+	}
+	return [3]string{p.Node, p.Addr.String()}
+}
+
+// names names the two ends. What stands for several pods has the name that it
+// was asked for by.
+func (k asked) names(f explainFlags) (from, to string) {
+	from, to = partyName(k.from, f.src), partyName(k.to, f.dst)
+	if k.count > 1 && k.from.Endpoint != nil {
+		from = f.src
+	}
+	if k.count > 1 && k.to.Endpoint != nil && !strings.HasPrefix(f.dst, "svc/") {
+		to = f.dst
+	}
+	return from, to
+}
+
+// explain explains one connection, with what nearly matched.
+func (k asked) explain(m *engine.Matrix, f explainFlags) report.Explanation {
+	from, to := k.names(f)
+	e := report.Explain(from, to, k.key, k.verdict)
+	e.Connections = m.Connections(k.from, k.to).String()
+	e.AddNearMisses(m, k.from, k.to, k.key)
+	return e
+}
+
+// mostSuggestions bounds the work for questions that stand for many pairs:
+// each suggestion compiles the policies several times.
+const mostSuggestions = 20
+
+// suggest finds what would turn the verdict over.
+func (k asked) suggest(m *engine.Matrix, c *model.Cluster, f explainFlags) *advice.Suggestion {
+	return advice.Suggest(c, m, advice.Question{
+		From: k.from, To: k.to, Key: k.key, External: f.src == "external" || f.dst == "external",
+	})
 }
 
 func (s *session) printExplanations(list []report.Explanation) error {
@@ -104,19 +182,22 @@ func (s *session) printExplanations(list []report.Explanation) error {
 	return nil
 }
 
-// connections lists what passes where no port was asked for.
-func (s *session) connections(m *engine.Matrix, checks []asked, f explainFlags) error {
+// connections lists what passes where no port was asked for, and explains the
+// doors where nothing at all does.
+func (s *session) connections(m *engine.Matrix, c *model.Cluster, checks []asked, f explainFlags) error {
 	denied := true
-	for _, k := range checks {
+	for _, k := range folded(m, checks) {
+		from, to := k.names(f)
 		ports := m.Connections(k.from, k.to)
-		text := ports.String()
-		if len(ports) == 0 {
-			text = "nothing"
-		} else {
-			denied = false
+		denied = denied && len(ports) == 0
+		if len(ports) > 0 {
+			fmt.Fprintf(s.stdout, "%s → %s: %s\n", from, to, ports)
+			continue
 		}
-		fmt.Fprintf(s.stdout, "%s → %s: %s\n", partyName(k.from, f.src), partyName(k.to, f.dst), text)
-		explainNothing(s.stdout, m, k, ports, f, s)
+		fmt.Fprintf(s.stdout, "%s → %s: nothing; for example\n", from, to)
+		e := k.explain(m, f)
+		e.Suggestion = k.suggest(m, c, f)
+		e.Text(s.stdout, paint(s.stdout))
 	}
 	if denied {
 		return exit{code: ExitFindings}
@@ -124,23 +205,16 @@ func (s *session) connections(m *engine.Matrix, checks []asked, f explainFlags) 
 	return nil
 }
 
-// explainNothing shows the doors where nothing at all passes.
-func explainNothing(w io.Writer, m *engine.Matrix, k asked, ports model.PortSet, f explainFlags, s *session) {
-	if len(ports) > 0 {
-		return
-	}
-	v := m.Verdict(k.from, k.to, k.key)
-	report.Explain(partyName(k.from, f.src), partyName(k.to, f.dst), k.key, v).Text(w, paint(s.stdout))
-}
-
 // asked is one connection to judge.
 type asked struct {
 	from, to engine.Party
 	key      model.PortKey
+	verdict  engine.Verdict
+	count    int // pairs of pods that it stands for
 }
 
 // asked lists the connections that the command line speaks of: one for each
-// pair of pods that the names stand for that differs in its verdict's kind.
+// pair of pods that the names stand for.
 func (s *session) asked(m *engine.Matrix, c *model.Cluster, f explainFlags, protocol model.Protocol) ([]asked, error) {
 	if strings.HasPrefix(f.dst, "svc/") {
 		return s.askedService(m, c, f, protocol)
@@ -162,8 +236,11 @@ func (s *session) asked(m *engine.Matrix, c *model.Cluster, f explainFlags, prot
 		key := x.Ports[0].First
 		if f.port == "" {
 			key = model.PortKeyOf(protocol, 80)
+			if open := m.Connections(x.From, x.To); len(open) > 0 && !open.Contains(key) {
+				key = open[0].First
+			}
 		}
-		out = append(out, asked{x.From, x.To, key})
+		out = append(out, asked{from: x.From, to: x.To, key: key})
 	}
 	return out, nil
 }
@@ -185,7 +262,8 @@ func (s *session) askedService(m *engine.Matrix, c *model.Cluster, f explainFlag
 			}
 			for _, b := range p.Backends {
 				for _, src := range from {
-					out = append(out, asked{src, engine.Party{Addr: b.IP, Endpoint: m.EndpointAt(b.IP)}, model.PortKeyOf(p.Protocol, b.Port)})
+					to := engine.Party{Addr: b.IP, Endpoint: m.EndpointAt(b.IP)}
+					out = append(out, asked{from: src, to: to, key: model.PortKeyOf(p.Protocol, b.Port)})
 				}
 			}
 		}

@@ -53,7 +53,7 @@ func (s *session) test(expect []string) error {
 	failed := false
 	var results []caseResult
 	for i := range cases {
-		c := newCaseResult(policytest.Run(m, &cases[i]))
+		c := newCaseResult(m, policytest.Run(m, &cases[i]))
 		failed = failed || !c.Passed
 		results = append(results, c)
 	}
@@ -115,7 +115,7 @@ type failure struct {
 	Explanation *report.Explanation `json:"explanation,omitempty"`
 }
 
-func newCaseResult(results []policytest.Result) caseResult {
+func newCaseResult(m *engine.Matrix, results []policytest.Result) caseResult {
 	c := results[0].Case
 	out := caseResult{Name: c.Name, Test: c.Test, Expect: "deny", Passed: true, Checks: len(results), place: c.Source.Place()}
 	if c.Allow {
@@ -132,6 +132,7 @@ func newCaseResult(results []policytest.Result) caseResult {
 		}
 		from, to := partyName(r.From, c.From.Text), partyName(r.To, c.To.Text)
 		e := report.Explain(from, to, r.At, r.Verdict)
+		e.AddNearMisses(m, r.From, r.To, r.At)
 		out.Failures = append(out.Failures, failure{From: from, To: to, Differs: r.Differs.String(), Explanation: &e})
 	}
 	return out

@@ -5,28 +5,41 @@ import (
 	"io"
 	"strings"
 
+	"github.com/sallyport-dev/sallyport/advice"
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/model"
 )
 
 // Explanation is a verdict in the form of `explain -o json`.
 type Explanation struct {
-	Source      string `json:"source"`
-	Destination string `json:"destination"`
-	Port        string `json:"port"`
-	Verdict     string `json:"verdict"`
-	Egress      Door   `json:"egress"`
-	Ingress     Door   `json:"ingress"`
-	Suggestion  any    `json:"suggestion"`
+	Source      string             `json:"source"`
+	Destination string             `json:"destination"`
+	Port        string             `json:"port"`
+	Verdict     string             `json:"verdict"`
+	Connections string             `json:"connections,omitempty"` // everything that passes, on all ports
+	Egress      Door               `json:"egress"`
+	Ingress     Door               `json:"ingress"`
+	Suggestion  *advice.Suggestion `json:"suggestion"` // null: no change of NetworkPolicies turns it over
 }
 
 // Door is one end of an Explanation.
 type Door struct {
-	Verdict  string   `json:"verdict"`
-	Reason   string   `json:"reason"`
-	Policies []string `json:"policies"`
-	Rule     *Rule    `json:"rule"`
-	Nearly   []string `json:"nearly,omitempty"`
+	Verdict    string     `json:"verdict"`
+	Reason     string     `json:"reason"`
+	Policies   []string   `json:"policies"`
+	Rule       *Rule      `json:"rule"`
+	NearMisses []NearMiss `json:"nearMisses,omitempty"`
+}
+
+// NearMiss is a rule that a shut door's connection nearly matched.
+type NearMiss struct {
+	Kind      string   `json:"kind"`
+	Namespace string   `json:"namespace,omitempty"`
+	Name      string   `json:"name"`
+	Field     string   `json:"field"`
+	File      string   `json:"file,omitempty"`
+	Line      int      `json:"line,omitempty"`
+	Failed    []string `json:"failed"` // what was wanted and what is there
 }
 
 // Rule says where the deciding rule stands.
@@ -63,62 +76,27 @@ func door(d engine.Door) Door {
 	if d.Rule != nil {
 		s := d.Rule.Source
 		out.Rule = &Rule{Kind: s.Kind, Namespace: s.Namespace, Name: s.Name, Field: s.Field, File: s.File, Line: s.Line, Action: d.Rule.Action.String()}
-		return out
-	}
-	if d.Reason == engine.DefaultDeny {
-		out.Nearly = nearly(d)
 	}
 	return out
 }
 
-// nearly lists what the rules of the isolating policies do let in.
-func nearly(d engine.Door) []string {
-	const most = 6
-	var out []string
-	for _, p := range d.Policies {
-		for i := range p.Section(d.Direction).Rules {
-			r := &p.Section(d.Direction).Rules[i]
-			if r.Action == model.Allow && len(out) < most {
-				out = append(out, r.Source.Object()+" "+r.Source.Field+" allows "+peers(r)+" on "+ports(r))
-			}
+// AddNearMisses adds to the doors that deny which rules nearly matched.
+func (e *Explanation) AddNearMisses(m *engine.Matrix, from, to engine.Party, key model.PortKey) {
+	e.Egress.NearMisses = nearMisses(m.Misses(from, to, key, model.Egress))
+	e.Ingress.NearMisses = nearMisses(m.Misses(from, to, key, model.Ingress))
+}
+
+func nearMisses(list []engine.Miss) []NearMiss {
+	var out []NearMiss
+	for _, x := range list {
+		s, at := x.Policy.Source, x.Source
+		n := NearMiss{Kind: s.Kind, Namespace: s.Namespace, Name: s.Name, Field: at.Field, File: at.File, Line: at.Line}
+		for _, f := range x.Fails {
+			n.Failed = append(n.Failed, f.String())
 		}
+		out = append(out, n)
 	}
 	return out
-}
-
-func peers(r *model.Rule) string {
-	if r.AnyPeer {
-		return "everybody"
-	}
-	if len(r.Peers) == 0 {
-		return "nobody"
-	}
-	var out []string
-	for _, p := range r.Peers {
-		switch {
-		case p.Pods != nil:
-			out = append(out, p.Pods.String())
-		case len(p.Block.Except) > 0:
-			out = append(out, fmt.Sprintf("%s except %v", p.Block.CIDR, p.Block.Except))
-		default:
-			out = append(out, p.Block.CIDR.String())
-		}
-	}
-	return strings.Join(out, " or ")
-}
-
-func ports(r *model.Rule) string {
-	if r.AnyPort {
-		return "any port"
-	}
-	var out []string
-	for _, p := range r.Ports {
-		out = append(out, p.String())
-	}
-	if len(out) == 0 {
-		return "no port"
-	}
-	return strings.Join(out, ", ")
 }
 
 // Text prints the explanation for people, door by door.
@@ -126,25 +104,64 @@ func (e Explanation) Text(w io.Writer, p Paint) {
 	fmt.Fprintf(w, "%s  %s → %s on %s\n", p.Verdict(e.Verdict), e.Source, e.Destination, e.Port)
 	e.Egress.text(w, p, "egress of "+e.Source)
 	e.Ingress.text(w, p, "ingress of "+e.Destination)
+	if e.Suggestion != nil {
+		suggestion(w, p, e)
+	}
 }
 
 func (d Door) text(w io.Writer, p Paint, name string) {
 	fmt.Fprintf(w, "  %s  %s: %s\n", p.Verdict(d.Verdict), name, reasons[d.Reason])
 	if d.Rule != nil {
-		place := ""
-		if d.Rule.File != "" {
-			place = fmt.Sprintf(" (%s:%d)", d.Rule.File, d.Rule.Line)
-		}
-		name := d.Rule.Name
-		if d.Rule.Namespace != "" {
-			name = d.Rule.Namespace + "/" + name
-		}
-		fmt.Fprintf(w, "        decided by %s %s %s%s\n", d.Rule.Kind, name, d.Rule.Field, place)
+		r := d.Rule
+		fmt.Fprintf(w, "        decided by %s\n", place(r.Kind, r.Namespace, r.Name, r.Field, r.File, r.Line))
 	} else if len(d.Policies) > 0 {
 		fmt.Fprintf(w, "        isolated by %s\n", strings.Join(d.Policies, ", "))
 	}
-	for _, n := range d.Nearly {
-		fmt.Fprintf(w, "        but %s\n", n)
+	for _, n := range d.NearMisses {
+		fmt.Fprintf(w, "        nearly %s: %s\n", place(n.Kind, n.Namespace, n.Name, n.Field, n.File, n.Line), strings.Join(n.Failed, "; "))
+	}
+}
+
+// place names a part of a policy: NetworkPolicy shop/web spec.ingress[0] (web.yaml:12).
+func place(kind, namespace, name, field, file string, line int) string {
+	return model.Source{Kind: kind, Namespace: namespace, Name: name, Field: field, File: file, Line: line}.String()
+}
+
+// mostPairs is how many pairs a suggestion lists for people.
+const mostPairs = 8
+
+// suggestion prints what would turn the verdict over, and what else changes.
+func suggestion(w io.Writer, p Paint, e Explanation) {
+	s, other := e.Suggestion, "allow"
+	if e.Verdict == "allow" {
+		other = "deny"
+	}
+	for _, r := range s.Remove {
+		fmt.Fprintf(w, "  to %s it, remove %s\n", other, r)
+	}
+	if s.Policies != "" {
+		fmt.Fprintf(w, "  to %s it, add\n", other)
+		for line := range strings.Lines(s.Policies) {
+			fmt.Fprint(w, "    "+line)
+		}
+	}
+	if len(s.Opens)+len(s.Closes) == 0 {
+		fmt.Fprintln(w, "  which changes nothing else")
+	}
+	changes(w, p.Colour("33", "opens"), s.Opens)
+	changes(w, p.Colour("33", "closes"), s.Closes)
+}
+
+func changes(w io.Writer, verb string, pairs []advice.Pair) {
+	if len(pairs) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "  which also %s\n", verb)
+	for _, x := range pairs[:min(len(pairs), mostPairs)] {
+		fmt.Fprintf(w, "    %s → %s: %s\n", x.Source, x.Destination, x.Connections)
+	}
+	if n := len(pairs) - mostPairs; n > 0 {
+		fmt.Fprintf(w, "    and %d more pairs\n", n)
 	}
 }
 

@@ -145,7 +145,9 @@ func explain(t *testing.T, s *scenarios.Scenario, file []byte) string {
 	to := party(t, m, dst, engine.Party{})
 	from := party(t, m, src, to)
 	var out bytes.Buffer
-	report.Explain(src, dst, p.Interval.First, m.Verdict(from, to, p.Interval.First)).Text(&out, report.Paint{})
+	e := report.Explain(src, dst, p.Interval.First, m.Verdict(from, to, p.Interval.First))
+	e.AddNearMisses(m, from, to, p.Interval.First)
+	e.Text(&out, report.Paint{})
 	return command + "\n" + out.String()
 }
 
