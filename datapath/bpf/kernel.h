@@ -26,8 +26,16 @@ struct nf_bridge_info___device {
 	struct net_device *physindev; /* before */
 };
 
+struct in6_addr {
+	union {
+		__u32 u6_addr32[4];
+	} in6_u;
+};
+
 struct sk_buff {
 	unsigned long _nfct;
+	unsigned char *data;
+	__u32 len, data_len;
 	__u32 mark;
 	__u8 active_extensions;
 	struct skb_ext *extensions;

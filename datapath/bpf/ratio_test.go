@@ -7,7 +7,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"text/tabwriter"
@@ -116,10 +115,9 @@ func newRig(b *testing.B, n size) *rig {
 	return r
 }
 
-// processors are those that the process may use. Until the benchmark ends the
-// process goes before others, and threads in system calls keep their place in
-// the runtime: blocking sockets are used throughout, since the poller would
-// cost more than what is measured.
+// processors are those that the process may use. Until the benchmark ends,
+// threads in system calls keep their place in the runtime: blocking sockets
+// are used throughout, since the poller would cost more than what is measured.
 func processors(b *testing.B) (out []int) {
 	var set unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &set); err != nil {
@@ -131,27 +129,8 @@ func processors(b *testing.B) (out []int) {
 		}
 	}
 	before := runtime.GOMAXPROCS(4*len(out) + 4)
-	prioritize(b, -20)
-	b.Cleanup(func() {
-		runtime.GOMAXPROCS(before)
-		prioritize(b, 0)
-	})
+	b.Cleanup(func() { runtime.GOMAXPROCS(before) })
 	return out
-}
-
-// prioritize puts the process before others or back among them. Threads that
-// are made later take after those that make them.
-func prioritize(b *testing.B, nice int) {
-	threads, err := os.ReadDir("/proc/self/task")
-	if err != nil {
-		b.Error(err)
-	}
-	for _, t := range threads {
-		id, _ := strconv.Atoi(t.Name())
-		if err := unix.Setpriority(unix.PRIO_PROCESS, id, nice); err != nil && !errors.Is(err, unix.ESRCH) {
-			b.Error(err)
-		}
-	}
 }
 
 // at runs f in the namespace, on one processor.

@@ -7,7 +7,11 @@
  * help of conntrack, checked against the device it came by, and then meets
  * two doors: the egress gate of its source and the ingress gate of its
  * destination, as far as these are pods of this node. The global revision is
- * read once, before anything else is looked up. */
+ * read once, before anything else is looked up.
+ *
+ * A call costs as much as ten loads where the kernel guards returns against
+ * speculation. What most packets go through is therefore inlined, and does
+ * without helpers and kfuncs that are calls. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -21,11 +25,14 @@ char _license[] SEC("license") = "GPL";
 extern int bpf_dynptr_from_skb(struct sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym;
 extern void *bpf_dynptr_slice(const struct bpf_dynptr *ptr, __u32 offset, void *buffer,
 			      __u32 buffer__szk) __ksym;
+extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym; /* no call */
 
 enum { DROP = 0, ACCEPT = 1 };
 enum { HOOK_LOCAL_IN = 1, HOOK_FORWARD = 2, HOOK_LOCAL_OUT = 3 };
 enum { PF_V4 = 2, PF_V6 = 10 };
 enum { LOOPBACK = 1 };
+enum { MAX_WORDS = 10 }; /* of a packet that are read at once */
+enum { UNDECIDED = REASONS };
 /* What a door answers. */
 enum { OPEN = 1, CONDITIONAL = 2, SHADOW = 4, LOG = 8 };
 enum { TCP = 6, UDP = 17, SCTP = 132, ICMP = 1, IGMP = 2, ICMP6 = 58 };
@@ -33,12 +40,6 @@ enum { CT_ESTABLISHED, CT_RELATED, CT_NEW, CT_REPLY, CT_RELATED_REPLY, CT_NEW_RE
 
 #define inline static __always_inline
 #define READ(x) (*(const volatile typeof(x) *)&(x))
-
-/* parsed is what the packet's headers say. */
-struct parsed {
-	__u8 hop_limit;
-	__u8 icmp_type;
-};
 
 /* peer is what the tables say of an address. */
 struct peer {
@@ -50,21 +51,23 @@ struct peer {
 
 /* verdict collects what the doors say, for the event. */
 struct verdict {
-	__u32 reason;
 	__u32 egress_gate, ingress_gate;
 	__u8 conditional; /* some door opens only with the redirect mark */
 	__u8 shadow_shut; /* some door is shut in the shadow plane */
 	__u8 log;
 };
 
-/* packet is everything about the packet that the judgement needs. */
+/* packet is everything about the packet that the judgement needs. What follows
+ * the entry is not set before the packet is found to need it. */
 struct packet {
 	struct flow flow; /* turned to the original direction */
-	struct parsed parsed;
 	__u32 revision;
 	__u32 epoch;
+	__u8 hop_limit;
+	__u8 icmp_type;
 	__u8 info;    /* of conntrack */
 	__u8 tracked; /* there is a conntrack entry */
+	__u8 v6;
 	unsigned long entry;
 	struct peer source, destination;
 	struct verdict verdict;
@@ -133,69 +136,116 @@ inline bool has_ports(__u8 protocol)
 	       protocol == ICMP6;
 }
 
+/* word is the i'th word of what lies at the address in the kernel. Only typed
+ * memory can be loaded from, and the kernel's IPv6 address is four words. */
+inline __u32 word(const void *data, int i)
+{
+	const struct in6_addr *words = bpf_rdonly_cast(
+		data + (i & ~3) * sizeof(__u32), bpf_core_type_id_kernel(struct in6_addr));
+
+	__u32 out = words->in6_u.u6_addr32[i & 3];
+
+	/* The verifier wants one kind of pointer for one load instruction. */
+	barrier_var(out);
+	return out;
+}
+
+/* read_scattered copies words of a packet whose headers are not in one piece. */
+static __noinline bool read_scattered(struct bpf_nf_ctx *ctx, __u32 offset, __u32 *to, int n)
+{
+	struct bpf_dynptr data;
+
+	if (bpf_dynptr_from_skb(ctx->skb, 0, &data))
+		return false;
+	for (int i = 0; i < MAX_WORDS; i++) {
+		__u32 buffer, *from;
+
+		if (i >= n)
+			break;
+		from = bpf_dynptr_slice(&data, offset + i * sizeof(buffer), &buffer, sizeof(buffer));
+		if (!from)
+			return false;
+		to[i] = *from;
+	}
+	return true;
+}
+
+/* read copies n words of the packet; n is a constant. */
+inline bool read(struct bpf_nf_ctx *ctx, __u32 offset, __u32 *to, const int n)
+{
+	struct sk_buff *skb = ctx->skb;
+
+	if (skb->len - skb->data_len < offset + n * sizeof(__u32))
+		return read_scattered(ctx, offset, to, n);
+#pragma unroll
+	for (int i = 0; i < n; i++)
+		to[i] = word(skb->data + offset, i);
+	return true;
+}
+
 /* take_ports takes the first four bytes behind the network header. */
-inline int take_ports(struct packet *p, const __u16 *ports)
+inline void take_ports(struct packet *p, __u32 ports)
 {
 	__u8 protocol = p->flow.protocol;
 
 	if (protocol == ICMP || protocol == ICMP6) {
-		p->flow.destination_port = bpf_ntohs(ports[0]);
-		p->parsed.icmp_type = p->flow.destination_port >> 8;
-		return 0;
+		p->flow.destination_port = bpf_ntohs(ports);
+		p->icmp_type = p->flow.destination_port >> 8;
+		return;
 	}
-	p->flow.source_port = bpf_ntohs(ports[0]);
-	p->flow.destination_port = bpf_ntohs(ports[1]);
-	return 0;
+	p->flow.source_port = bpf_ntohs(ports);
+	p->flow.destination_port = bpf_ntohs(ports >> 16);
 }
 
-inline int parse_ports(struct bpf_dynptr *data, __u32 offset, struct packet *p)
+inline int parse_ports(struct bpf_nf_ctx *ctx, __u32 offset, struct packet *p)
 {
-	__u16 buffer[2] = {};
-	__u16 *ports;
+	__u32 ports;
 
 	if (!has_ports(p->flow.protocol))
 		return 0;
-	ports = bpf_dynptr_slice(data, offset, buffer, sizeof(buffer));
-	return ports ? take_ports(p, ports) : REASON_MALFORMED;
+	if (!read(ctx, offset, &ports, 1))
+		return REASON_MALFORMED;
+	take_ports(p, ports);
+	return 0;
 }
 
-/* parse_v4 reads header and ports at once: a call less for every packet.
- * Nothing without four bytes behind its header is let through. */
-inline int parse_v4(struct bpf_dynptr *data, struct packet *p)
+/* parse_v4 reads header and ports at once: nothing without four bytes behind
+ * its header is let through. */
+inline int parse_v4(struct bpf_nf_ctx *ctx, struct packet *p)
 {
-	__u32 buffer[6] = {};
-	__u32 *header = bpf_dynptr_slice(data, 0, buffer, sizeof(buffer));
+	__u32 header[6];
 	__u8 *bytes = (__u8 *)header;
 
-	if (!header || bytes[0] >> 4 != 4 || (bytes[0] & 15) < 5)
+	if (!read(ctx, 0, header, 6) || bytes[0] >> 4 != 4 || (bytes[0] & 15) < 5)
 		return REASON_MALFORMED;
 	set_v4(p->flow.source, header[3]);
 	set_v4(p->flow.destination, header[4]);
 	p->flow.protocol = bytes[9];
-	p->parsed.hop_limit = bytes[8];
+	p->hop_limit = bytes[8];
 	if ((bytes[6] & 0x1f) | bytes[7])
 		return REASON_FRAGMENT;
 	if ((bytes[0] & 15) != 5)
-		return parse_ports(data, (bytes[0] & 15) * 4, p);
-	return has_ports(bytes[9]) ? take_ports(p, (__u16 *)&header[5]) : 0;
+		return parse_ports(ctx, (bytes[0] & 15) * 4, p);
+	if (has_ports(bytes[9]))
+		take_ports(p, header[5]);
+	return 0;
 }
 
 /* parse_extensions walks a bounded number of extension headers. */
-inline int parse_extensions(struct bpf_dynptr *data, struct packet *p, __u8 next)
+inline int parse_extensions(struct bpf_nf_ctx *ctx, struct packet *p, __u8 next)
 {
 	__u32 offset = 40;
 
 #pragma unroll
 	for (int i = 0; i < 8; i++) {
-		__u8 buffer[4] = {};
-		__u8 *header;
+		__u32 first;
+		__u8 *header = (__u8 *)&first;
 
 		if (next != 0 && next != 43 && next != 44 && next != 51 && next != 60) {
 			p->flow.protocol = next;
-			return parse_ports(data, offset, p);
+			return parse_ports(ctx, offset, p);
 		}
-		header = bpf_dynptr_slice(data, offset, buffer, sizeof(buffer));
-		if (!header)
+		if (!read(ctx, offset, &first, 1))
 			return REASON_MALFORMED;
 		if (next == 44) {
 			if (header[2] | (header[3] & 0xf8))
@@ -211,56 +261,42 @@ inline int parse_extensions(struct bpf_dynptr *data, struct packet *p, __u8 next
 	return REASON_MALFORMED;
 }
 
-inline int parse_v6(struct bpf_dynptr *data, struct packet *p)
+inline int parse_v6(struct bpf_nf_ctx *ctx, struct packet *p)
 {
-	__u64 buffer[5] = {};
-	__u64 *header = bpf_dynptr_slice(data, 0, buffer, sizeof(buffer));
+	__u32 header[10];
 	__u8 *bytes = (__u8 *)header;
 
-	if (!header || bytes[0] >> 4 != 6)
+	if (!read(ctx, 0, header, 10) || bytes[0] >> 4 != 6)
 		return REASON_MALFORMED;
-	p->flow.source[0] = header[1];
-	p->flow.source[1] = header[2];
-	p->flow.destination[0] = header[3];
-	p->flow.destination[1] = header[4];
-	p->parsed.hop_limit = bytes[7];
+	__builtin_memcpy(p->flow.source, &header[2], 16);
+	__builtin_memcpy(p->flow.destination, &header[6], 16);
+	p->hop_limit = bytes[7];
 	/* A mapped address would be taken for the IPv4 address in the tables. */
 	if (is_v4(p->flow.source) || is_v4(p->flow.destination))
 		return REASON_MALFORMED;
-	return parse_extensions(data, p, bytes[6]);
-}
-
-inline int parse(struct bpf_nf_ctx *ctx, struct packet *p)
-{
-	struct bpf_dynptr data;
-
-	if (bpf_dynptr_from_skb(ctx->skb, 0, &data))
-		return REASON_MALFORMED;
-	if (ctx->state->pf == PF_V4)
-		return parse_v4(&data, p);
-	return parse_v6(&data, p);
+	return parse_extensions(ctx, p, bytes[6]);
 }
 
 /* is_housekeeping says whether the packet is one without which a link does not
  * work. A router lowers the hop limit, so that 255 has come from the link. */
-inline bool is_housekeeping(const struct packet *p, bool v6)
+inline bool is_housekeeping(const struct packet *p)
 {
-	__u8 type = p->parsed.icmp_type;
+	__u8 type = p->icmp_type;
 
-	if (!v6)
+	if (!p->v6)
 		return p->flow.protocol == IGMP && (p->flow.destination[1] >> 32 & 0xf0) == 0xe0;
 	if (p->flow.protocol != ICMP6)
 		return false;
 	if (type >= 133 && type <= 137)
-		return p->parsed.hop_limit == 255;
+		return p->hop_limit == 255;
 	if ((type >= 130 && type <= 132) || type == 143)
-		return p->parsed.hop_limit == 1 && first_byte(p->flow.destination) == 0xff;
+		return p->hop_limit == 1 && first_byte(p->flow.destination) == 0xff;
 	return false;
 }
 
 inline bool is_icmp_error(const struct packet *p)
 {
-	__u8 type = p->parsed.icmp_type;
+	__u8 type = p->icmp_type;
 
 	if (p->flow.protocol == ICMP)
 		return type == 3 || type == 11 || type == 12;
@@ -314,24 +350,17 @@ inline void read_devices(struct bpf_nf_ctx *ctx, struct packet *p)
 	p->flow.out_ifindex = index_of(ctx->state->out);
 }
 
-/* look_up fills what the tables say of an address: its own entry, or else
- * that of the longest prefix. */
-__noinline int look_up(const struct address_key *addr, __u32 revision, struct peer *out)
+/* Functions that are not static are verified once, for any argument, and not
+ * along every path that leads to them. */
+
+/* look_up_prefix fills what the longest prefix of an address says. */
+__noinline int look_up_prefix(const struct address_key *addr, __u32 revision, struct peer *out)
 {
 	struct prefix_key key;
 	struct prefix *prefix;
-	struct address *entry;
 
 	if (!addr || !out)
 		return 0;
-	entry = bpf_map_lookup_elem(&addresses, addr);
-	if (entry) {
-		out->identity = at(&entry->identity, revision);
-		out->subject = entry->subject;
-		out->ifindex = entry->ifindex;
-		out->flags = entry->flags;
-		return 0;
-	}
 	out->identity = out->subject = out->ifindex = out->flags = 0;
 	key.length = 128;
 	__builtin_memcpy(key.addr, addr->addr, 16);
@@ -342,6 +371,22 @@ __noinline int look_up(const struct address_key *addr, __u32 revision, struct pe
 	if (!(out->flags & FLAG_CLOSED))
 		out->identity = at(&prefix->identity, revision);
 	return 0;
+}
+
+/* look_up fills what the tables say of an address: its own entry, or else
+ * that of the longest prefix. */
+inline void look_up(const __u64 *addr, __u32 revision, struct peer *out)
+{
+	struct address *entry = bpf_map_lookup_elem(&addresses, addr);
+
+	if (!entry) {
+		look_up_prefix((const void *)addr, revision, out);
+		return;
+	}
+	out->identity = at(&entry->identity, revision);
+	out->subject = entry->subject;
+	out->ifindex = entry->ifindex;
+	out->flags = entry->flags;
 }
 
 inline __u32 subject_of_device(__u32 ifindex)
@@ -399,11 +444,8 @@ inline struct range *find_range(__u32 id, __u32 port)
 	return range && range->start <= port ? range : 0;
 }
 
-/* Functions that are not static are verified once, for any argument, and not
- * along every path that leads to them. */
-
 /* door says whether the gate lets the identity pass at the port. */
-__noinline __u32 door(__u32 gate, __u32 port, __u32 identity)
+inline __u32 door(__u32 gate, __u32 port, __u32 identity)
 {
 	struct range *range = find_range(gate, port);
 	__u32 out = 0;
@@ -437,22 +479,14 @@ inline bool pass_door(struct verdict *v, __u32 gate, __u32 port, __u32 identity)
 	return answer & (OPEN | CONDITIONAL);
 }
 
-/* judge_doors takes the flow to both doors, or, turned, one that goes the other
- * way between the same ends. */
-__noinline __u32 judge_doors(struct packet *p, __u32 turned)
+/* judge_doors takes the flow to both doors. */
+inline __u32 judge_doors(struct packet *p, const struct peer *from, const struct peer *to)
 {
-	struct peer *from, *to;
+	__u32 port = (__u32)p->flow.protocol << 16 | p->flow.destination_port;
+	struct verdict *v = &p->verdict;
 	struct subject *subject;
-	struct verdict *v;
 	bool out = true, in = true;
-	__u32 port;
 
-	if (!p)
-		return REASON_MALFORMED;
-	from = turned ? &p->destination : &p->source;
-	to = turned ? &p->source : &p->destination;
-	v = &p->verdict;
-	port = (__u32)p->flow.protocol << 16 | p->flow.destination_port;
 	if (from->subject && from->subject == to->subject)
 		return REASON_ALLOWED;
 	if (from->subject) {
@@ -476,6 +510,16 @@ __noinline __u32 judge_doors(struct packet *p, __u32 turned)
 	if (v->conditional && !p->flow.marked)
 		return REASON_CONDITIONAL;
 	return REASON_ALLOWED;
+}
+
+/* judge_doors_apart is judge_doors for what is rare; turned, for a flow that
+ * goes the other way between the same ends. */
+__noinline __u32 judge_doors_apart(struct packet *p, __u32 turned)
+{
+	if (!p)
+		return REASON_MALFORMED;
+	return turned ? judge_doors(p, &p->destination, &p->source) :
+			judge_doors(p, &p->source, &p->destination);
 }
 
 inline bool is_closed(const struct peer *peer)
@@ -506,7 +550,7 @@ inline bool is_spoofed(struct packet *p, struct peer *source, const __u64 *addr)
 
 /* read_original replaces the flow by its connection's, as conntrack has it:
  * after DNAT and before SNAT. */
-inline void read_original(struct packet *p, bool v6)
+inline void read_original(struct packet *p)
 {
 	struct nf_conn *ct = (void *)p->entry;
 	union nf_inet_addr addr = {};
@@ -515,12 +559,12 @@ inline void read_original(struct packet *p, bool v6)
 
 	BPF_CORE_READ_INTO(&p->flow.protocol, ct, tuplehash[0].tuple.dst.protonum);
 	BPF_CORE_READ_INTO(&addr, ct, tuplehash[0].tuple.src.u3);
-	if (v6)
+	if (p->v6)
 		__builtin_memcpy(p->flow.source, &addr, 16);
 	else
 		set_v4(p->flow.source, addr.all[0]);
 	BPF_CORE_READ_INTO(&addr, ct, tuplehash[1].tuple.src.u3);
-	if (v6)
+	if (p->v6)
 		__builtin_memcpy(p->flow.destination, &addr, 16);
 	else
 		set_v4(p->flow.destination, addr.all[0]);
@@ -550,19 +594,20 @@ inline bool concerns_node_only(const struct packet *p)
 
 inline __u32 judge_untracked(struct packet *p)
 {
-	__u32 reason = judge_doors(p, 0);
+	__u32 reason = judge_doors_apart(p, 0);
 	__u16 port = p->flow.destination_port;
 
 	if (reason != REASON_ALLOWED)
 		return REASON_UNTRACKED;
 	swap(&p->flow);
-	reason = judge_doors(p, 1);
+	reason = judge_doors_apart(p, 1);
 	swap(&p->flow);
 	p->flow.destination_port = port; /* a reply of ICMP came back as its request */
 	return reason == REASON_ALLOWED ? REASON_ALLOWED : REASON_UNTRACKED;
 }
 
-inline __u32 judge_flow(struct packet *p)
+/* judge_ends judges what needs no door; UNDECIDED if it takes the doors. */
+inline __u32 judge_ends(struct packet *p)
 {
 	if (p->flow.hook == HOOK_FORWARD) {
 		if (is_closed(&p->source) || is_closed(&p->destination))
@@ -575,41 +620,45 @@ inline __u32 judge_flow(struct packet *p)
 		return REASON_UNJUDGED;
 	if (p->info == CT_UNTRACKED)
 		return judge_untracked(p);
-	if (!p->tracked)
-		return REASON_INVALID;
-	return judge_doors(p, 0);
+	return p->tracked ? UNDECIDED : REASON_INVALID;
 }
 
 /* judge_error judges an ICMP error by the connection it speaks of. A pod may
  * only speak of its own connections. */
-inline __u32 judge_error(struct packet *p, bool v6)
+__noinline __u32 judge_error(struct packet *p)
 {
-	struct peer sender = {};
+	struct peer sender;
+	__u32 reason;
 
-	look_up((void *)p->flow.source, p->revision, &sender);
+	if (!p)
+		return REASON_MALFORMED;
+	look_up(p->flow.source, p->revision, &sender);
 	if (is_spoofed(p, &sender, p->flow.source))
 		return REASON_SPOOFED;
-	read_original(p, v6);
-	if (v6 && (is_v4(p->flow.source) || is_v4(p->flow.destination)))
+	read_original(p);
+	if (p->v6 && (is_v4(p->flow.source) || is_v4(p->flow.destination)))
 		return REASON_MALFORMED;
-	look_up((void *)p->flow.source, p->revision, &p->source);
-	look_up((void *)p->flow.destination, p->revision, &p->destination);
+	look_up(p->flow.source, p->revision, &p->source);
+	look_up(p->flow.destination, p->revision, &p->destination);
 	if (p->flow.hook == HOOK_LOCAL_OUT)
 		sender.subject = 0;
 	if (sender.subject && sender.subject != p->source.subject &&
 	    sender.subject != p->destination.subject)
 		return REASON_ICMP_ERROR;
-	return judge_flow(p) == REASON_ALLOWED || concerns_node_only(p) ? REASON_ALLOWED :
-									  REASON_ICMP_ERROR;
+	reason = judge_ends(p);
+	if (reason == UNDECIDED)
+		reason = judge_doors_apart(p, 0);
+	return reason == REASON_ALLOWED || concerns_node_only(p) ? REASON_ALLOWED : REASON_ICMP_ERROR;
 }
 
 /* judge_packet looks both ends up and judges. */
 inline __u32 judge_packet(struct packet *p)
 {
 	bool reply = p->flow.reply;
+	__u32 reason;
 
-	look_up((void *)p->flow.source, p->revision, &p->source);
-	look_up((void *)p->flow.destination, p->revision, &p->destination);
+	look_up(p->flow.source, p->revision, &p->source);
+	look_up(p->flow.destination, p->revision, &p->destination);
 	if (is_spoofed(p, reply ? &p->destination : &p->source,
 		       reply ? p->flow.destination : p->flow.source))
 		return REASON_SPOOFED;
@@ -621,7 +670,8 @@ inline __u32 judge_packet(struct packet *p)
 		if (!reply)
 			p->source.flags |= FLAG_NODE;
 	}
-	return judge_flow(p);
+	reason = judge_ends(p);
+	return reason == UNDECIDED ? judge_doors(p, &p->source, &p->destination) : reason;
 }
 
 inline __u32 slot_of(const struct flow *f)
@@ -677,23 +727,30 @@ inline bool spend(__u32 rate, __u64 now)
 	return true;
 }
 
-__noinline int report(const struct packet *p, __u32 rate)
+inline void report(const struct packet *p, __u32 reason, __u32 rate)
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct event *e;
+	__u8 flags = 0;
 
-	if (!p)
-		return 0;
 	if (!spend(rate, now)) {
 		count(REASON_LOST_EVENTS);
-		return 0;
+		return;
 	}
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {
 		count(REASON_LOST_EVENTS);
-		return 0;
+		return;
 	}
-	__builtin_memset(e, 0, sizeof(*e));
+	if (reason <= REASON_CONDITIONAL && reason != REASON_UNJUDGED &&
+	    p->verdict.shadow_shut != (reason != REASON_ALLOWED))
+		flags |= EVENT_SHADOW;
+	if (p->verdict.log)
+		flags |= EVENT_LOG;
+	if (p->flow.reply)
+		flags |= EVENT_REPLY;
+	if (p->verdict.conditional)
+		flags |= EVENT_CONDITIONAL;
 	e->time = now;
 	e->revision = p->revision;
 	e->egress_gate = p->verdict.egress_gate;
@@ -710,18 +767,9 @@ __noinline int report(const struct packet *p, __u32 rate)
 	__builtin_memcpy(e->destination, p->flow.destination, 16);
 	e->protocol = p->flow.protocol;
 	e->hook = p->flow.hook;
-	e->reason = p->verdict.reason;
-	if (p->verdict.reason <= REASON_CONDITIONAL && p->verdict.reason != REASON_UNJUDGED &&
-	    p->verdict.shadow_shut != (p->verdict.reason != REASON_ALLOWED))
-		e->flags |= EVENT_SHADOW;
-	if (p->verdict.log)
-		e->flags |= EVENT_LOG;
-	if (p->flow.reply)
-		e->flags |= EVENT_REPLY;
-	if (p->verdict.conditional)
-		e->flags |= EVENT_CONDITIONAL;
+	e->reason = reason;
+	e->flags = flags;
 	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
-	return 0;
 }
 
 inline void read_conntrack(struct bpf_nf_ctx *ctx, struct packet *p)
@@ -740,71 +788,93 @@ inline bool is_marked(struct bpf_nf_ctx *ctx, const struct config *c, const stru
 	       (ctx->skb->mark & c->redirect_mask) == c->redirect_mark;
 }
 
-inline int finish(struct packet *p, const struct config *c, __u32 reason)
+/* read_packet reads what the packet and its connection say. It answers with
+ * the verdict if that needs no table, and turns replies round if it does. */
+inline __u32 read_packet(struct bpf_nf_ctx *ctx, struct packet *p, const struct config *c)
 {
-	bool pass = reason <= REASON_UNJUDGED;
+	int malformed;
 
-	p->verdict.reason = reason;
-	count(reason);
-	if (c->flags & CONFIG_EVENTS && (!pass || (p->info == CT_NEW && reason == REASON_ALLOWED)))
-		report(p, c->event_rate);
-	return pass ? ACCEPT : DROP;
-}
-
-inline int judge(struct bpf_nf_ctx *ctx, struct packet *p, const struct config *c)
-{
-	bool v6 = ctx->state->pf == PF_V6, cachable;
-	struct cached *cached = 0;
-	__u32 reason, slot;
-
-	p->revision = READ(c->revision);
-	p->epoch = READ(c->epoch);
+	__builtin_memset(&p->flow, 0, sizeof(p->flow));
+	p->icmp_type = p->info = 0;
+	p->v6 = ctx->state->pf == PF_V6;
 	p->flow.hook = ctx->state->hook;
 	read_devices(ctx, p);
 	if (p->flow.hook == HOOK_LOCAL_IN && p->flow.in_ifindex == LOOPBACK)
-		return finish(p, c, REASON_UNJUDGED);
+		return REASON_UNJUDGED;
 	/* Before the first publication nothing is known of anybody: nothing is
 	 * forwarded, and the node itself stays reachable. */
 	if (!p->revision)
-		return finish(p, c, p->flow.hook == HOOK_FORWARD ? REASON_UNKNOWN_PEER : REASON_UNJUDGED);
+		return p->flow.hook == HOOK_FORWARD ? REASON_UNKNOWN_PEER : REASON_UNJUDGED;
 	read_conntrack(ctx, p);
-	reason = parse(ctx, p);
-	if (reason)
-		return finish(p, c, reason);
-	if (is_housekeeping(p, v6))
-		return finish(p, c, REASON_UNJUDGED);
+	malformed = p->v6 ? parse_v6(ctx, p) : parse_v4(ctx, p);
+	if (malformed)
+		return malformed;
+	if (is_housekeeping(p))
+		return REASON_UNJUDGED;
 	p->flow.marked = is_marked(ctx, c, p);
-	if (p->tracked && (p->info == CT_RELATED || p->info == CT_RELATED_REPLY) && is_icmp_error(p))
-		return finish(p, c, judge_error(p, v6));
 	if (p->flow.reply)
 		swap(&p->flow);
-	cachable = p->tracked && (p->info == CT_ESTABLISHED || p->info == CT_REPLY);
-	if (cachable) {
-		slot = slot_of(&p->flow);
-		cached = bpf_map_lookup_elem(&cache, &slot);
-		if (cached && cached->revision == p->revision && cached->epoch == p->epoch &&
-		    same_flow(&cached->flow, &p->flow)) {
-			count(REASON_ALLOWED);
-			return ACCEPT;
-		}
-	}
-	reason = judge_packet(p);
-	if (cached && reason == REASON_ALLOWED) {
-		cached->flow = p->flow;
-		cached->revision = p->revision;
-		cached->epoch = p->epoch;
-	}
-	return finish(p, c, reason);
+	return UNDECIDED;
+}
+
+/* The cache knows flows that conntrack knows and that the published tables let
+ * through. A connection's first packet leaves its flow there for the second,
+ * but is itself judged and reported. */
+inline struct cached *find_cached(const struct packet *p)
+{
+	__u32 slot = slot_of(&p->flow);
+
+	if (!p->tracked || p->info == CT_RELATED || p->info > CT_REPLY)
+		return 0;
+	return bpf_map_lookup_elem(&cache, &slot);
+}
+
+inline bool is_cached(const struct packet *p, const struct cached *c)
+{
+	return c->revision == p->revision && c->epoch == p->epoch && same_flow(&c->flow, &p->flow);
+}
+
+inline __u32 judge(struct packet *p)
+{
+	bool related = p->info == CT_RELATED || p->info == CT_RELATED_REPLY;
+
+	return p->tracked && related && is_icmp_error(p) ? judge_error(p) : judge_packet(p);
 }
 
 SEC("netfilter")
 int sallyport(struct bpf_nf_ctx *ctx)
 {
-	struct packet p = {};
-	__u32 zero = 0;
+	struct cached *cached = 0;
+	struct packet p;
+	__u32 zero = 0, reason;
 	struct config *c = bpf_map_lookup_elem(&config, &zero);
 
-	return c ? judge(ctx, &p, c) : DROP;
+	if (!c)
+		return DROP;
+	p.revision = READ(c->revision);
+	p.epoch = READ(c->epoch);
+	reason = read_packet(ctx, &p, c);
+	if (reason == UNDECIDED) {
+		cached = find_cached(&p);
+		if (cached && p.info != CT_NEW && is_cached(&p, cached)) {
+			count(REASON_ALLOWED);
+			return ACCEPT;
+		}
+	}
+	__builtin_memset(&p.source, 0, sizeof(p.source));
+	__builtin_memset(&p.destination, 0, sizeof(p.destination));
+	__builtin_memset(&p.verdict, 0, sizeof(p.verdict));
+	if (reason == UNDECIDED)
+		reason = judge(&p);
+	if (cached && reason == REASON_ALLOWED) {
+		cached->flow = p.flow;
+		cached->revision = p.revision;
+		cached->epoch = p.epoch;
+	}
+	count(reason);
+	if (c->flags & CONFIG_EVENTS && (reason > REASON_UNJUDGED || (p.info == CT_NEW && reason == REASON_ALLOWED)))
+		report(&p, reason, c->event_rate);
+	return reason <= REASON_UNJUDGED ? ACCEPT : DROP;
 }
 
 /* The measure of what a hook costs by itself. */
