@@ -7,7 +7,6 @@ import (
 
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/model"
-	"github.com/sallyport-dev/sallyport/policytest"
 )
 
 // compare finds what else opens and closes: pairs of which one end is the
@@ -44,10 +43,11 @@ func (a *attempt) compare(before *engine.Matrix) {
 			d.both(self, other, in, out)
 		}
 		for _, addr := range fine.Outside() {
-			pod := self
-			if policytest.Align(addr, &pod.Party) {
-				d.both(pod, end{engine.Party{Addr: addr}, fine.PrefixOf(addr).String()}, in, out)
+			pod, ok := self, false
+			if pod.Addr, ok = model.SameFamily(pod.Endpoint.IPs, addr); !ok && len(pod.Endpoint.IPs) > 0 {
+				continue
 			}
+			d.both(pod, end{engine.Party{Addr: addr}, fine.PrefixOf(addr).String()}, in, out)
 		}
 	}
 	a.out.Opens, a.out.Closes = sorted(a.out.Opens), sorted(a.out.Closes)

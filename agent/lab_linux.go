@@ -208,7 +208,7 @@ func (l *Lab) pair(src, dst *model.Endpoint) []Observation {
 	var out []Observation
 	for _, p := range dst.Ports {
 		for _, to := range dst.IPs {
-			from, ok := sameFamily(src.IPs, to)
+			from, ok := model.SameFamily(src.IPs, to)
 			if !ok {
 				continue
 			}
@@ -218,15 +218,6 @@ func (l *Lab) pair(src, dst *model.Endpoint) []Observation {
 		}
 	}
 	return out
-}
-
-func sameFamily(ips []netip.Addr, other netip.Addr) (netip.Addr, bool) {
-	for _, a := range ips {
-		if a.Is4() == other.Is4() {
-			return a, true
-		}
-	}
-	return netip.Addr{}, false
 }
 
 // Observe runs the probes and fills in their outcomes.
@@ -292,10 +283,11 @@ func (l *Lab) addressOf(p engine.Party, other netip.Addr) (netip.Addr, error) {
 			ips = n.IPs
 		}
 	}
-	for _, ip := range ips {
-		if !other.IsValid() || ip.Is4() == other.Is4() {
-			return ip, nil
-		}
+	if !other.IsValid() && len(ips) > 0 {
+		return ips[0], nil
+	}
+	if ip, ok := model.SameFamily(ips, other); ok {
+		return ip, nil
 	}
 	return netip.Addr{}, fmt.Errorf("cannot probe: no address of the other end's family is known of %s%s", p.Node, keyOf(p.Endpoint))
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -182,12 +181,11 @@ func (b *edgeBuilder) outside(m *engine.Matrix, groups []engine.Group) {
 	for _, a := range m.Outside() {
 		name := m.PrefixOf(a).String()
 		for i, g := range groups {
-			ips := g.Endpoints[0].IPs
-			own := slices.IndexFunc(ips, func(ip netip.Addr) bool { return ip.Is4() == a.Is4() })
-			if own < 0 {
+			own, ok := model.SameFamily(g.Endpoints[0].IPs, a)
+			if !ok {
 				continue
 			}
-			pod, other := engine.Party{Endpoint: g.Endpoints[0], Addr: ips[own]}, engine.Party{Addr: a}
+			pod, other := engine.Party{Endpoint: g.Endpoints[0], Addr: own}, engine.Party{Addr: a}
 			if b.from[i] && (b.flags.to == "" || b.flags.to == "external") {
 				b.external(b.names[i], []string{name}, m.Connections(pod, other))
 			}

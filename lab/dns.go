@@ -109,22 +109,11 @@ func podRange(c *model.Cluster, standard netip.Prefix) (_ netip.Prefix, ok bool)
 		}
 	}
 	for i := range c.Endpoints {
-		if addrOf(c.Endpoints[i].IPs, standard.Addr()).IsValid() {
+		if _, ok := model.SameFamily(c.Endpoints[i].IPs, standard.Addr()); ok {
 			return standard, true
 		}
 	}
 	return standard, len(c.Endpoints) == 0 && len(c.PodRanges) == 0 && standard.Addr().Is4()
-}
-
-// addrOf is the first of the addresses that is of the other one's family; it
-// is not valid if there is none.
-func addrOf(ips []netip.Addr, other netip.Addr) netip.Addr {
-	for _, ip := range ips {
-		if ip.Is4() == other.Is4() {
-			return ip
-		}
-	}
-	return netip.Addr{}
 }
 
 // usedAddrs are the addresses of the cluster's pods and Services.
@@ -267,7 +256,7 @@ func (l *Lab) dnsFor(podKey string) netip.AddrPort {
 	defer l.mu.RUnlock()
 	if p := l.pods[podKey]; p != nil {
 		for _, a := range addrs {
-			if addrOf(p.model.IPs, a).IsValid() {
+			if _, ok := model.SameFamily(p.model.IPs, a); ok {
 				return netip.AddrPortFrom(a, dnsPort)
 			}
 		}

@@ -113,9 +113,10 @@ func (s *supply) take() (netip.Addr, bool) {
 	return a, s.in.Contains(a)
 }
 
-// placeNodes adds the nodes that pods name and nobody declares, or makes some up
-// where there is none, and gives those without addresses theirs.
+// placeNodes adds the nodes that pods name and nobody declares, and gives those
+// without addresses theirs. Where none is declared it makes up the rest.
 func (l *loader) placeNodes() {
+	declared := len(l.nodes) > 0
 	known := map[string]bool{"": true}
 	for _, n := range l.nodes {
 		known[n.Name] = true
@@ -126,10 +127,13 @@ func (l *loader) placeNodes() {
 			l.nodes = append(l.nodes, model.Node{Name: name, Source: l.pods[i].Source})
 		}
 	}
-	if len(l.nodes) == 0 {
-		for i := range max(l.opts.Nodes, 1) {
-			l.nodes = append(l.nodes, model.Node{Name: fmt.Sprintf("node-%d", i)})
+	for i := 0; !declared && len(l.nodes) < max(l.opts.Nodes, 1); i++ {
+		if name := fmt.Sprintf("node-%d", i); !known[name] {
+			l.nodes = append(l.nodes, model.Node{Name: name})
 		}
+	}
+	if !declared {
+		slices.SortFunc(l.nodes, func(a, b model.Node) int { return cmp.Compare(a.Name, b.Name) })
 	}
 	for _, n := range l.nodes {
 		for _, a := range n.IPs {

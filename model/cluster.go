@@ -57,6 +57,17 @@ type Endpoint struct {
 // Key is the endpoint's "namespace/name".
 func (e *Endpoint) Key() string { return e.Namespace + "/" + e.Name }
 
+// SameFamily is the first of the addresses that is of the other one's family,
+// and whether there is one: no packet goes from IPv4 to IPv6.
+func SameFamily(ips []netip.Addr, other netip.Addr) (netip.Addr, bool) {
+	for _, ip := range ips {
+		if ip.Is4() == other.Is4() {
+			return ip, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
 // ContainerPort is a declared port of a pod's container.
 type ContainerPort struct {
 	Name     string // may be empty
