@@ -24,10 +24,11 @@ test: build
 	$(GO) test -count=1 -timeout 20m -p 1 $(PKGS)
 
 race:
+	command -v gcc >/dev/null || (apt-get update -qq && apt-get install -y -qq gcc libc6-dev)
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m -p 1 ./model/... ./engine/... ./dialect/... ./manifest/... ./policytest/... ./report/... ./datapath
 
 bench: build
-	$(GO) test -run '^$$' -bench . -benchtime 5x -timeout 30m -p 1 ./engine/... ./manifest/... ./datapath/...
+	$(GO) test -run '^$$' -bench . -benchtime 5x -timeout 30m -p 1 ./engine/... ./cli/... ./datapath/...
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not gofmt'ed:"; echo "$$out"; exit 1; fi

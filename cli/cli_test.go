@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -188,6 +189,25 @@ func TestExitCodes(t *testing.T) {
 	} {
 		if code, _, stderr := run(t, c.stdin, c.args...); code != c.want {
 			t.Errorf("%v: exit %d, want %d\n%s", c.args, code, c.want, stderr)
+		}
+	}
+}
+
+func TestCompletionKnowsTheManifests(t *testing.T) {
+	for _, c := range []struct{ line, want string }{
+		{"explain -f demo ", "external\nnode\nsecure-app/backend\nsecure-app/database\nsecure-app/frontend\n:4\n"},
+		{"explain -f demo secure-app/frontend svc/", "svc/secure-app/backend\nsvc/secure-app/database\nsvc/secure-app/frontend\n:4\n"},
+		{"explain -f demo secure-app/frontend secure-app/database ", "5432/TCP\n:4\n"},
+		{"matrix -f demo --to secure-app/d", "secure-app/database\n:4\n"},
+		{"explain -f missing.yaml ", "external\nnode\n:4\n"},
+	} {
+		code, out, _ := run(t, "", append([]string{"__complete"}, strings.Split(c.line, " ")...)...)
+		lines := strings.Split(out, "\n")
+		typed := c.line[strings.LastIndex(c.line, " ")+1:]
+		lines = slices.DeleteFunc(lines, func(l string) bool { return l != "" && l[0] != ':' && !strings.HasPrefix(l, typed) })
+		slices.Sort(lines[:max(0, len(lines)-2)])
+		if got := strings.Join(lines, "\n"); code != ExitFine || got != c.want {
+			t.Errorf("%q: exit %d, got %q, want %q", c.line, code, got, c.want)
 		}
 	}
 }

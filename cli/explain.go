@@ -37,7 +37,7 @@ Exit code 0 if the connection is allowed, 1 if it is denied.`,
   sallyport explain -f manifests/ 203.0.113.7 shop/web 80 -o json
   sallyport explain -f manifests/ shop/web svc/shop/db sql
   sallyport explain -f manifests/ shop/web shop/db 5432 -o json | jq -r .suggestion.policies > missing.yaml`,
-		Args: cobra.MaximumNArgs(3),
+		Args: cobra.MaximumNArgs(3), ValidArgsFunction: s.completeConnection,
 		RunE: func(_ *cobra.Command, args []string) error {
 			for i, a := range args {
 				*[]*string{&f.src, &f.dst, &f.port}[i] = a
@@ -54,6 +54,8 @@ Exit code 0 if the connection is allowed, 1 if it is denied.`,
 	c.Flags().StringVar(&f.dst, "to-pod", "", "the destination pod")
 	c.Flags().StringVar(&f.port, "port", "", "the destination port")
 	c.Flags().StringVar(&f.protocol, "protocol", "TCP", "TCP, UDP, SCTP or ICMP")
+	s.completeFlag(c, false, "pod")
+	s.completeFlag(c, true, "to-pod")
 	return c
 }
 

@@ -41,6 +41,7 @@ of one workload differ, they are listed one by one.`,
 	c.Flags().StringVar(&f.from, "from", "", "only from this pod or workload")
 	c.Flags().StringVar(&f.to, "to", "", "only to this pod or workload")
 	c.Flags().StringVar(&f.port, "port", "", "only what includes this port, such as 80 or 53/UDP")
+	s.completeFlag(c, false, "from", "to")
 	return c
 }
 

@@ -4,7 +4,7 @@
 // A policy with an error still isolates the pods that it selects as far as
 // that can be read, and the part that is wrong allows nothing: the closed
 // side, beside the Problem that says so. The package is pure; its tests are
-// tables of manifests.
+// the scenarios rule-* and invalid-*.
 package networkpolicy
 
 import (
