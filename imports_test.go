@@ -34,7 +34,9 @@ var directions = []struct {
 	{"datapath", []string{"model", "engine", "flow", "datapath"}, "the planner writes what the Matrix says"},
 	{"scenarios", []string{"model", "engine", "dialect", "manifest", "policytest", "datapath", "scenarios"}, "the corpus is run by every executor"},
 	{"lab", []string{"model", "engine", "manifest", "flow", "lab"}, "the lab is a world for the agent, not part of it"},
-	{"agent", []string{"model", "engine", "datapath", "flow", "manifest", "lab", "agent"}, "the only place that wires parts"},
+	{"api", []string{"model", "flow", "api"}, "questions and answers: whoever answers them is handed over"},
+	{"cni", []string{"api", "cni"}, "the plugin asks the agent, which knows"},
+	{"agent", []string{"model", "engine", "datapath", "flow", "manifest", "kube", "api", "lab", "agent"}, "the only place that wires parts"},
 	{"cmd", []string{"cli"}, "main is os.Exit(cli.Run(...)) and nothing else"},
 }
 

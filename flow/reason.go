@@ -90,3 +90,14 @@ func (h Hook) String() string {
 
 // MarshalText writes the hook as its name.
 func (h Hook) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+
+// UnmarshalText reads a hook by its name.
+func (h *Hook) UnmarshalText(text []byte) error {
+	for _, known := range []Hook{LocalIn, Forward, LocalOut} {
+		if known.String() == string(text) {
+			*h = known
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown hook %q", text)
+}

@@ -87,6 +87,17 @@ func (s Severity) String() string {
 // MarshalText writes the severity as its lower-case word.
 func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// UnmarshalText reads a severity by its word.
+func (s *Severity) UnmarshalText(text []byte) error {
+	for _, known := range []Severity{Info, Warning, Error} {
+		if known.String() == string(text) {
+			*s = known
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown severity %q", text)
+}
+
 // Problem is something wrong, or worth saying, about an input.
 type Problem struct {
 	Severity Severity `json:"severity"`
