@@ -66,10 +66,11 @@ func serve(t *testing.T, b Backend) *Client {
 }
 
 func TestWhatIsSaidArrives(t *testing.T) {
+	at := flow.Event{Hook: flow.Forward}
 	b := &memory{
 		status: Status{Node: "n", Ready: true, Realised: map[string]string{"pods": "12"}, Problems: []model.Problem{{Message: "bad", Severity: model.Error}}},
 		pods:   make(chan Pod, 1),
-		flows:  []flow.Flow{{Verdict: "allowed", SourcePod: "a/b"}, {Verdict: "denied", DestinationPod: "a/b"}, {Verdict: "denied", SourcePod: "x/y"}},
+		flows:  []flow.Flow{{Event: at, Verdict: "allowed", SourcePod: "a/b"}, {Event: at, Verdict: "denied", DestinationPod: "a/b"}, {Event: at, Verdict: "denied", SourcePod: "x/y"}},
 	}
 	c, ctx := serve(t, b), t.Context()
 	if got, err := c.Status(ctx); err != nil || cmp.Diff(b.status, got, cmpopts.EquateEmpty()) != "" {
