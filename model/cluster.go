@@ -1,6 +1,9 @@
 package model
 
-import "net/netip"
+import (
+	"net/netip"
+	"strings"
+)
 
 // MetadataName is the label that every namespace carries with its own name.
 const MetadataName = "kubernetes.io/metadata.name"
@@ -35,6 +38,15 @@ type Node struct {
 type Workload struct {
 	Kind string
 	Name string
+}
+
+// OwnerOf is the workload behind a pod's first owner: for a Deployment's
+// ReplicaSet the Deployment, by the pod-template-hash in the name.
+func OwnerOf(kind, name, hash string) Workload {
+	if deployment, ok := strings.CutSuffix(name, "-"+hash); ok && kind == "ReplicaSet" && hash != "" {
+		return Workload{Kind: "Deployment", Name: deployment}
+	}
+	return Workload{Kind: kind, Name: name}
 }
 
 // Endpoint is one pod.
