@@ -72,7 +72,7 @@ func trimPod(p *pool, o *corev1.Pod) *pod {
 	}
 	s := sourceOf(p, "v1", "Pod", o)
 	e := &model.Endpoint{
-		Namespace: s.Namespace, Name: s.Name, Source: s,
+		Namespace: s.Namespace, Name: s.Name, UID: string(o.UID), Source: s,
 		Workload: workload(p, o), Labels: p.labelSet(o.Labels),
 		ServiceAccount: p.string(o.Spec.ServiceAccountName), Node: p.string(o.Spec.NodeName), HostNetwork: o.Spec.HostNetwork,
 		Hostname: o.Spec.Hostname, Subdomain: p.string(o.Spec.Subdomain),

@@ -53,6 +53,7 @@ func OwnerOf(kind, name, hash string) Workload {
 type Endpoint struct {
 	Namespace      string
 	Name           string
+	UID            string // tells pods of one name apart, one after the other; "" in files
 	Workload       Workload
 	Labels         map[string]string // shared between the pods of a workload: never written
 	ServiceAccount string
