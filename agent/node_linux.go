@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/sallyport-dev/sallyport/api"
 	"github.com/sallyport-dev/sallyport/datapath"
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/kube"
@@ -43,7 +42,7 @@ type NodeConfig struct {
 
 	// Report publishes the node's state where the cluster's users see it, from
 	// time to time; nil: nowhere.
-	Report func(context.Context, api.Status) error
+	Report func(context.Context, kube.NodeState) error
 	// ReportEvery is the shortest time between two reports for a cluster of
 	// that many nodes; nil is reportEvery.
 	ReportEvery func(nodes int) time.Duration

@@ -4,6 +4,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/kube"
 )
 
 // reportEvery bounds what all nodes together ask of the API server: 50 writes a
@@ -46,11 +48,28 @@ func (n *Node) reportLoop(ctx context.Context) error {
 		nodes = len(n.remote)
 		n.mu.Unlock()
 		wait = n.config.ReportEvery(nodes)
-		if err := n.config.Report(ctx, n.Status()); err != nil && ctx.Err() == nil {
+		if err := n.config.Report(ctx, n.state()); err != nil && ctx.Err() == nil {
 			n.log.Warn("cannot report this node's state; it is enforced all the same", "error", err)
 			n.reportSoon()
 			wait = max(wait, 5*time.Second)
 		}
+	}
+}
+
+// state is what the API server is told.
+func (n *Node) state() kube.NodeState {
+	s := n.Status()
+	enforced := 0
+	n.mu.Lock()
+	for key := range n.local {
+		if n.placement.Local[key] != 0 {
+			enforced++
+		}
+	}
+	n.mu.Unlock()
+	return kube.NodeState{
+		Ready: s.Ready, Degraded: s.Degraded, Realised: s.Realised, Revision: int64(s.Revision), Version: s.Version,
+		Policies: s.Policies, Endpoints: enforced, Problems: s.Problems, Updated: time.Now(),
 	}
 }
 
