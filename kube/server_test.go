@@ -34,7 +34,8 @@ type server struct {
 	pages     map[string][]jsonObject
 	streams   bool // understands sendInitialEvents
 	hangs     bool // answers nothing
-	away      bool // cuts every connection
+	away      bool // refuses every request
+	held      bool // watches deliver nothing for now
 	absent    map[string]bool
 	forbidden map[string]bool
 	muddle    func(batch []serverEvent) []serverEvent // what a watch delivers instead
@@ -171,6 +172,7 @@ func (s *server) set(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f()
+	s.changed.Broadcast()
 }
 
 func (s *server) count(request string) int {
@@ -190,7 +192,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	from, _ := strconv.Atoi(q.Get("resourceVersion"))
 	switch {
 	case away:
-		panic(http.ErrAbortHandler)
+		status(w, 503, "ServiceUnavailable", "etcd is away")
 	case hangs:
 		select {
 		case <-r.Context().Done():
@@ -306,14 +308,14 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, from int) {
 	go func() {
 		select {
 		case <-r.Context().Done():
-			s.set(s.changed.Broadcast)
+			s.set(func() {})
 		case <-ended:
 		}
 	}()
 	next := 0
 	for {
 		s.mu.Lock()
-		for s.epoch == epoch && next >= len(s.events[r.URL.Path]) && r.Context().Err() == nil {
+		for s.epoch == epoch && (s.held || next >= len(s.events[r.URL.Path])) && r.Context().Err() == nil {
 			s.changed.Wait()
 		}
 		if s.epoch != epoch || r.Context().Err() != nil {
