@@ -51,3 +51,11 @@ func haveTable() error {
 	}
 	return errors.New("nftables table inet " + tableName + " is gone: connections are not tracked")
 }
+
+// RemoveAll is Remove, and takes off the nftables table of the namespace too.
+func RemoveAll(pin, netns string) error {
+	if pin == "" {
+		pin = DefaultPin
+	}
+	return errors.Join(Remove(pin), inNetNS(netns, untrackConnections))
+}
