@@ -7,6 +7,9 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
+// Connection says where the API server is and who asks.
+type Connection = rest.Config
+
 // Connect finds the API server: by the kubeconfig file and context given, or
 // where both are "" as kubectl does ($KUBECONFIG, ~/.kube/config), and inside
 // a pod by its service account.

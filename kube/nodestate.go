@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
 	"github.com/sallyport-dev/sallyport/model"
@@ -38,6 +39,41 @@ type NodeState struct {
 	Endpoints int               `json:"endpoints"` // pods of the node that are enforced
 	Problems  []model.Problem   `json:"problems"`  // of policies, at most MaxProblems
 	Updated   time.Time         `json:"updated"`
+}
+
+// policyResource is the key of Realised for NetworkPolicies.
+const policyResource = "networkpolicies.networking.k8s.io"
+
+// Enforces says whether a policy of that resourceVersion is in force on the
+// node. Resource versions of one resource are decimal numbers that grow.
+func (s *NodeState) Enforces(version string) bool {
+	return s.Ready && !older(s.Realised[policyResource], version)
+}
+
+// older compares two decimal numbers of any length.
+func older(a, b string) bool {
+	if len(a) != len(b) {
+		return len(a) < len(b)
+	}
+	return a < b
+}
+
+// PolicyVersions reads the resourceVersion of every NetworkPolicy, by
+// "namespace/name".
+func PolicyVersions(ctx context.Context, cfg *rest.Config) (map[string]string, error) {
+	c, err := metadata.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a client of the API server: %w", err)
+	}
+	list, err := c.Resource(schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list NetworkPolicies: %w", err)
+	}
+	out := map[string]string{}
+	for _, p := range list.Items {
+		out[p.Namespace+"/"+p.Name] = p.ResourceVersion
+	}
+	return out, nil
 }
 
 // MaxProblems is how many problems a NodeState carries: each is in every
