@@ -541,6 +541,17 @@ func TestLoadNamesWhatCannotBeRead(t *testing.T) {
 	}
 }
 
+func TestWhatTheClusterMayDoWithoutHoldsNothingUp(t *testing.T) {
+	s := world(t)
+	pools := pathOf(resourceNamed("ippools"))
+	s.absent[pools], s.forbidden[pools] = false, true
+	following(t, s, hurried()).next()
+	_, problems, err := Load(context.Background(), s.config())
+	if err != nil || len(problems) != 1 || problems[0].Severity != model.Warning || !strings.Contains(problems[0].Error(), `resources: ["ippools"]`) {
+		t.Errorf("problems %v, error %v", problems, err)
+	}
+}
+
 func eventually(t *testing.T, f func() bool) {
 	t.Helper()
 	for range 5000 {
