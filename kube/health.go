@@ -37,12 +37,11 @@ func (h Health) String() string {
 
 // health keeps the Health of a resource; any goroutine may use it.
 type health struct {
-	mu  sync.Mutex
-	now Health
-	of  *resource
-	log *slog.Logger
-	// settled is called when an optional resource turns out to be none.
-	settled func()
+	mu   sync.Mutex
+	now  Health
+	of   *resource
+	log  *slog.Logger
+	stir func() // has Next look again
 }
 
 func (h *health) heard() {
@@ -57,7 +56,7 @@ func (h *health) heard() {
 func (h *health) failed(verb string, err error) {
 	err = explain(h.of, verb, err)
 	h.mu.Lock()
-	said := h.now.Err != nil && h.now.Err.Error() == err.Error()
+	said := h.now.Err != nil && apierrors.ReasonForError(h.now.Err) == apierrors.ReasonForError(err)
 	if h.now.Err == nil {
 		h.now.Since = time.Now()
 	}
@@ -66,7 +65,7 @@ func (h *health) failed(verb string, err error) {
 	if !said {
 		h.log.Error(err.Error(), "resource", h.now.Resource)
 	}
-	h.settled()
+	h.stir()
 }
 
 func (h *health) synced() {
@@ -79,7 +78,20 @@ func (h *health) absent() {
 	h.mu.Lock()
 	h.now.Absent, h.now.Err, h.now.Contact = true, nil, time.Now()
 	h.mu.Unlock()
-	h.settled()
+	h.stir()
+}
+
+// holdsUp says whether the first Update must wait for the resource. One that
+// the cluster may do without is not waited for if it is refused, or fails for long.
+func (h *health) holdsUp(patience time.Duration) bool {
+	now := h.state()
+	switch {
+	case now.Synced || now.Absent:
+		return false
+	case now.Optional && now.Err != nil:
+		return !apierrors.IsForbidden(now.Err) && time.Since(now.Since) < patience
+	}
+	return true
 }
 
 func (h *health) state() Health {

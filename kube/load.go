@@ -20,10 +20,17 @@ func Load(ctx context.Context, cfg *rest.Config) (*model.Cluster, []model.Proble
 	if err != nil {
 		return nil, nil, err
 	}
+	defer w.client.close()
 	var errs []error
+	var unread []model.Problem
 	for i, r := range resources {
 		l := &lister{resource: r, client: w.client, pool: w.pool, health: w.health[i], silence: w.pace.silence}
-		if err := w.state.load(ctx, l); err != nil && !(r.optional && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err))) {
+		switch err := w.state.load(ctx, l); {
+		case err == nil, r.optional && apierrors.IsNotFound(err):
+		case r.optional && apierrors.IsForbidden(err):
+			unread = append(unread, model.Problem{Severity: model.Warning, Source: model.Source{APIVersion: r.gvr.GroupVersion().String(), Kind: r.gvr.Resource},
+				Message: explain(r, "list", err).Error(), Hint: "the pod ranges in it are not known: addresses there that no pod has are taken for the world outside"})
+		default:
 			errs = append(errs, explain(r, "list", err))
 		}
 	}
@@ -31,7 +38,7 @@ func Load(ctx context.Context, cfg *rest.Config) (*model.Cluster, []model.Proble
 		return nil, nil, errors.Join(errs...)
 	}
 	u, _ := w.state.take()
-	return u.Cluster, u.Problems, nil
+	return u.Cluster, append(u.Problems, unread...), nil
 }
 
 func (s *state) load(ctx context.Context, l *lister) error {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
@@ -106,6 +107,7 @@ func (r *resource) item(p *pool, o runtime.Object, m metav1.Object) *item {
 
 // client reads resources, all over one set of connections.
 type client struct {
+	http     *http.Client
 	typed    map[schema.GroupVersion]rest.Interface
 	metadata metadata.Interface
 	written  dynamic.Interface
@@ -130,7 +132,7 @@ func newClient(given *rest.Config) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &client{typed: map[schema.GroupVersion]rest.Interface{}}
+	c := &client{http: h, typed: map[schema.GroupVersion]rest.Interface{}}
 	for _, r := range resources {
 		if gv := r.gvr.GroupVersion(); r.via == asTyped && c.typed[gv] == nil {
 			if c.typed[gv], err = typedClient(cfg, h, gv); err != nil {
@@ -143,6 +145,13 @@ func newClient(given *rest.Config) (*client, error) {
 	}
 	c.written, err = dynamic.NewForConfigAndClient(cfg, h)
 	return c, err
+}
+
+// close lets go of connections that no request uses.
+func (c *client) close() {
+	if t := c.http.Transport; t != nil {
+		utilnet.CloseIdleConnectionsFor(t)
+	}
 }
 
 func typedClient(cfg *rest.Config, h *http.Client, gv schema.GroupVersion) (rest.Interface, error) {

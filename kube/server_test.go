@@ -2,26 +2,34 @@ package kube
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 )
 
 // object is an API object as JSON has it.
 type jsonObject = map[string]any
 
-// server is an API server as far as lists and watches go: it speaks HTTP and
-// JSON, pages, streams lists if told to, and misbehaves on request.
+// server is an API server as far as lists and watches go: it speaks HTTP, JSON
+// and protobuf, pages, streams lists if told to, and misbehaves on request.
 type server struct {
 	*httptest.Server
 	mu        sync.Mutex
@@ -35,6 +43,7 @@ type server struct {
 	streams   bool // understands sendInitialEvents
 	hangs     bool // answers nothing
 	away      bool // refuses every request
+	down      bool // there is no server: the connection is refused
 	held      bool // watches deliver nothing for now
 	absent    map[string]bool
 	forbidden map[string]bool
@@ -68,7 +77,17 @@ func startServer(t *testing.T) *server {
 	return s
 }
 
-func (s *server) config() *rest.Config { return &rest.Config{Host: s.URL} }
+func (s *server) config() *rest.Config {
+	return &rest.Config{Host: s.URL, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		s.mu.Lock()
+		down := s.down
+		s.mu.Unlock()
+		if down {
+			return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}
+}
 
 func pathOf(r *resource) string {
 	if r.gvr.Group == "" {
@@ -268,20 +287,62 @@ func (s *server) list(w http.ResponseWriter, r *http.Request) {
 	if items == nil {
 		items = []jsonObject{}
 	}
-	body, err := json.Marshal(jsonObject{"kind": kind, "apiVersion": version, "metadata": meta, "items": items})
+	body := encode(r, jsonObject{"kind": kind, "apiVersion": version, "metadata": meta, "items": items})
 	s.mu.Unlock()
-	if err != nil {
-		panic(err)
-	}
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", mediaType(r))
 	w.Write(body)
 }
 
-func (s *server) watch(w http.ResponseWriter, r *http.Request, from int) {
+// mediaType is protobuf if the request prefers that, as with a real server.
+func mediaType(r *http.Request) string {
+	first, _, _ := strings.Cut(r.Header.Get("Accept"), ",")
+	first, _, _ = strings.Cut(first, ";")
+	return first
+}
+
+var codecs = func() serializer.CodecFactory {
+	s := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, metav1.AddMetaToScheme} {
+		if err := add(s); err != nil {
+			panic(err)
+		}
+	}
+	return serializer.NewCodecFactory(s)
+}()
+
+func encode(r *http.Request, o jsonObject) []byte {
+	body, err := json.Marshal(o)
+	if err == nil && mediaType(r) == runtime.ContentTypeProtobuf {
+		info, _ := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), runtime.ContentTypeProtobuf)
+		var object runtime.Object
+		if object, err = runtime.Decode(codecs.UniversalDeserializer(), body); err == nil {
+			body, err = runtime.Encode(info.Serializer, object)
+		}
+	}
+	if err != nil {
+		panic(err)
+	}
+	return body
+}
+
+// sender writes watch events.
+func sender(w http.ResponseWriter, r *http.Request) func(kind string, o jsonObject) {
+	if mediaType(r) == runtime.ContentTypeProtobuf {
+		w.Header().Set("Content-Type", runtime.ContentTypeProtobuf+";stream=watch")
+		info, _ := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), runtime.ContentTypeProtobuf)
+		frames := info.StreamSerializer.Framer.NewFrameWriter(w)
+		return func(kind string, o jsonObject) {
+			info.StreamSerializer.Serializer.Encode(&metav1.WatchEvent{Type: kind, Object: runtime.RawExtension{Raw: encode(r, o)}}, frames)
+		}
+	}
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(200)
 	out := json.NewEncoder(w)
-	send := func(kind string, o jsonObject) { out.Encode(jsonObject{"type": kind, "object": o}) }
+	return func(kind string, o jsonObject) { out.Encode(jsonObject{"type": kind, "object": o}) }
+}
+
+func (s *server) watch(w http.ResponseWriter, r *http.Request, from int) {
+	send := sender(w, r)
+	w.WriteHeader(200)
 	apiVersion := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path[:strings.LastIndex(r.URL.Path, "/")], "/apis/"), "/api/")
 	kind := map[string]string{"pods": "Pod", "nodes": "Node", "services": "Service", "endpointslices": "EndpointSlice",
 		"networkpolicies": "NetworkPolicy", "ippools": "IPPool", "ciliumnodes": "CiliumNode", "namespaces": "Namespace", "serviceaccounts": "ServiceAccount"}[r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]]

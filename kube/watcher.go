@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -45,7 +46,7 @@ var standardPace = pace{silence: 3 * time.Minute, backoff: 500 * time.Millisecon
 // Update is everything that changed in the cluster since the Update before.
 type Update struct {
 	Cluster   *model.Cluster    // if not nil, all there is: compile it anew. The first Update's is; later ones' if the pod ranges changed
-	Change    engine.Change     // else: apply it
+	Change    engine.Change     // else: apply it. A Node without addresses is gone; so is a Namespace with no label but its name
 	Services  bool              // Services or their backends changed: see Watcher.Services
 	Problems  []model.Problem   // if not nil, all that is wrong with all policies now; it may be empty
 	Since     time.Time         // when the oldest event in it arrived
@@ -88,7 +89,7 @@ func New(cfg Config) (*Watcher, error) {
 		w.pace = *cfg.pace
 	}
 	for _, r := range resources {
-		w.health = append(w.health, &health{of: r, log: w.log, now: Health{Resource: r.name(), Optional: r.optional}, settled: w.stir})
+		w.health = append(w.health, &health{of: r, log: w.log, now: Health{Resource: r.name(), Optional: r.optional}, stir: w.stir})
 	}
 	return w, nil
 }
@@ -110,6 +111,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		running.Go(func() { w.reflect(ctx, r, w.health[i]) })
 	}
 	running.Wait()
+	w.client.close()
 	return nil
 }
 
@@ -219,9 +221,10 @@ func (w *Watcher) stir() {
 }
 
 // Next waits until something changed since it last returned, and returns all
-// of it as one Update. The first waits until every resource is listed; an
-// optional one that is absent or cannot be read does not hold it up. The only
-// error is the context's.
+// of it as one Update, which must be applied: nothing is said twice. The first
+// waits until every resource is listed; one that the cluster may do without
+// does not hold it up if it is absent, refused, or cannot be read for long.
+// The only error is the context's.
 func (w *Watcher) Next(ctx context.Context) (Update, error) {
 	for {
 		if u, ok := w.take(); ok {
@@ -236,17 +239,14 @@ func (w *Watcher) Next(ctx context.Context) (Update, error) {
 }
 
 func (w *Watcher) take() (Update, bool) {
-	if slices.ContainsFunc(w.Health(), func(h Health) bool { return !h.Synced && !h.Absent && (!h.Optional || h.Err == nil) }) {
-		return Update{}, false
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if !w.state.started && slices.ContainsFunc(w.health, func(h *health) bool { return h.holdsUp(2 * w.pace.longest) }) {
+		return Update{}, false
+	}
 	u, ok := w.state.take()
 	if ok {
-		u.Revisions = make(map[string]string, len(w.revisions))
-		for k, v := range w.revisions {
-			u.Revisions[k] = v
-		}
+		u.Revisions = maps.Clone(w.revisions)
 	}
 	return u, ok
 }

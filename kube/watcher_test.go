@@ -490,21 +490,24 @@ func TestHealth(t *testing.T) {
 		t.Errorf("health %v", h)
 	}
 
-	// Away: the state stays, health says since when.
-	before := time.Now()
-	s.set(func() { s.away = true })
-	s.cut()
-	eventually(t, func() bool { return health("pods").Err != nil })
-	if h := health("pods"); h.Since.Before(before) || !h.Synced || h.Contact.IsZero() {
-		t.Errorf("health %v", h)
+	// Away, there or not: the state stays, health says since when.
+	for i, away := range []*bool{&s.away, &s.down} {
+		before := time.Now()
+		s.set(func() { *away = true })
+		s.cut()
+		s.Server.CloseClientConnections()
+		eventually(t, func() bool { return health("pods").Err != nil })
+		if h := health("pods"); h.Since.Before(before) || !h.Synced || h.Contact.IsZero() {
+			t.Errorf("health %v", h)
+		}
+		if got := f.w.Snapshot(); len(got.Endpoints) != 2+i {
+			t.Errorf("%d endpoints", len(got.Endpoints))
+		}
+		s.set(func() { *away = false })
+		eventually(t, func() bool { return health("pods").Err == nil })
+		s.put("pods", podObject("a", fmt.Sprintf("late-%d", i), fmt.Sprintf("10.0.0.%d", 9+i), nil))
+		f.caughtUp()
 	}
-	if got := f.w.Snapshot(); len(got.Endpoints) != 2 {
-		t.Errorf("%d endpoints", len(got.Endpoints))
-	}
-	s.set(func() { s.away = false })
-	eventually(t, func() bool { return health("pods").Err == nil })
-	s.put("pods", podObject("a", "late", "10.0.0.9", nil))
-	f.caughtUp()
 }
 
 func TestAServerThatHangs(t *testing.T) {
@@ -535,6 +538,17 @@ func TestLoadNamesWhatCannotBeRead(t *testing.T) {
 	_, _, err := Load(context.Background(), s.config())
 	if err == nil || !strings.Contains(err.Error(), `resources: ["pods"]`) || !strings.Contains(err.Error(), "no endpointslices of discovery.k8s.io/v1") {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestWhatTheClusterMayDoWithoutHoldsNothingUp(t *testing.T) {
+	s := world(t)
+	pools := pathOf(resourceNamed("ippools"))
+	s.absent[pools], s.forbidden[pools] = false, true
+	following(t, s, hurried()).next()
+	_, problems, err := Load(context.Background(), s.config())
+	if err != nil || len(problems) != 1 || problems[0].Severity != model.Warning || !strings.Contains(problems[0].Error(), `resources: ["ippools"]`) {
+		t.Errorf("problems %v, error %v", problems, err)
 	}
 }
 
