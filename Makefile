@@ -10,7 +10,7 @@ PKGS    := ./...
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test test-unprivileged race bench lint generate cross clean
+.PHONY: build demo test test-unprivileged race bench lint generate cross image chart clean
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/sallyport
@@ -44,6 +44,15 @@ generate:
 cross:
 	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/sallyport
 	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/sallyport
+
+# An OCI image, without docker: ctr -n k8s.io images import dist/sallyport-image.tar
+IMAGE  ?= sallyport:dev
+ARCHES ?= amd64 arm64
+image:
+	for a in $(ARCHES); do \
+		GOOS=linux GOARCH=$$a $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/linux-$$a/sallyport ./cmd/sallyport || exit 1; \
+	done
+	$(GO) run ./deploy/image -name $(IMAGE) -version $(VERSION) -o dist/sallyport-image.tar $(ARCHES:%=bin/linux-%/sallyport)
 
 clean:
 	rm -rf bin dist
