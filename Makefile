@@ -54,5 +54,11 @@ image:
 	done
 	$(GO) run ./deploy/image -name $(IMAGE) -version $(VERSION) -o dist/sallyport-image.tar $(ARCHES:%=bin/linux-%/sallyport)
 
+# The plain manifests, and the Helm chart as an archive, both from deploy/chart.
+chart:
+	$(GO) test -count=1 ./deploy -update
+	mkdir -p dist
+	tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C deploy --transform 's,^chart,sallyport,' -cf - chart | gzip -n > dist/sallyport-chart.tgz
+
 clean:
 	rm -rf bin dist
