@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -277,6 +278,68 @@ func fits(t *testing.T, path string, value any, schema apiextensionsv1.JSONSchem
 	if object, ok := value.(map[string]any); ok {
 		for k, v := range object {
 			fits(t, path+"."+k, v, schema.Properties[k])
+		}
+	}
+}
+
+// metrics are what an agent gives to Prometheus, with their labels.
+var metrics = map[string][]string{
+	"sallyport_programming_seconds_bucket": {"le"},
+	"sallyport_rows":                       nil,
+	"sallyport_identities":                 nil,
+	"sallyport_table_used":                 {"table"},
+	"sallyport_table_size":                 {"table"},
+	"sallyport_events_lost_total":          nil,
+	"sallyport_packets_total":              {"reason"},
+	"sallyport_denied_total":               {"policy", "direction"},
+	"sallyport_revision":                   nil,
+	"sallyport_api_contact_seconds":        {"resource"},
+}
+
+func TestTheDashboardShowsEveryMetric(t *testing.T) {
+	text, err := os.ReadFile("dashboards/sallyport.json")
+	must(t, err)
+	var board struct {
+		Panels []struct {
+			ID          int
+			Title       string
+			Description string
+			GridPos     struct{ X, Y, W, H int }
+			Targets     []struct{ Expr, LegendFormat string }
+		}
+	}
+	must(t, json.Unmarshal(text, &board))
+	shown := map[string]bool{}
+	by, name, label := regexp.MustCompile(`by \(([^)]*)\)`), regexp.MustCompile(`sallyport_[a-z_]+`), regexp.MustCompile(`{{(\w+)}}`)
+	for i, p := range board.Panels {
+		if p.ID != i+1 || p.Description == "" || len(p.Targets) == 0 || p.GridPos.X+p.GridPos.W > 24 {
+			t.Errorf("panel %+v", p)
+		}
+		for _, q := range p.Targets {
+			labels := []string{"instance"}
+			for _, m := range name.FindAllString(q.Expr, -1) {
+				if _, ok := metrics[m]; !ok {
+					t.Errorf("%s shows %s, which no agent gives", p.Title, m)
+				}
+				shown[m] = true
+				labels = append(labels, metrics[m]...)
+			}
+			used := label.FindAllStringSubmatch(q.LegendFormat, -1)
+			for _, m := range by.FindAllStringSubmatch(q.Expr, -1) {
+				for _, l := range strings.Split(m[1], ", ") {
+					used = append(used, []string{"", l})
+				}
+			}
+			for _, l := range used {
+				if !slices.Contains(labels, l[1]) {
+					t.Errorf("%s uses the label %s, which %s has not", p.Title, l[1], q.Expr)
+				}
+			}
+		}
+	}
+	for m := range metrics {
+		if !shown[m] {
+			t.Errorf("no panel shows %s", m)
 		}
 	}
 }
