@@ -10,7 +10,7 @@ PKGS    := ./...
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test test-unprivileged race bench lint generate cross clean
+.PHONY: build demo test test-unprivileged race bench lint generate cross image chart clean
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/sallyport
@@ -44,6 +44,21 @@ generate:
 cross:
 	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/sallyport
 	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/sallyport
+
+# An OCI image, without docker: ctr -n k8s.io images import dist/sallyport-image.tar
+IMAGE  ?= sallyport:dev
+ARCHES ?= amd64 arm64
+image:
+	for a in $(ARCHES); do \
+		GOOS=linux GOARCH=$$a $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/linux-$$a/sallyport ./cmd/sallyport || exit 1; \
+	done
+	$(GO) run ./deploy/image -name $(IMAGE) -version $(VERSION) -o dist/sallyport-image.tar $(ARCHES:%=bin/linux-%/sallyport)
+
+# The plain manifests, and the Helm chart as an archive, both from deploy/chart.
+chart:
+	$(GO) test -count=1 ./deploy -update
+	mkdir -p dist
+	tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C deploy --transform 's,^chart,sallyport,' -cf - chart | gzip -n > dist/sallyport-chart.tgz
 
 clean:
 	rm -rf bin dist

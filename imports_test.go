@@ -38,6 +38,7 @@ var directions = []struct {
 	{"api", []string{"model", "flow", "api"}, "questions and answers: whoever answers them is handed over"},
 	{"cni", []string{"api", "cni"}, "the plugin asks the agent, which knows"},
 	{"agent", []string{"model", "engine", "datapath", "flow", "manifest", "kube", "api", "lab", "cni", "agent"}, "the only place that wires parts"},
+	{"deploy", nil, "what is delivered is made of files"},
 	{"cmd", []string{"cli", "cni"}, "main chooses by its name who runs, and nothing else"},
 }
 

@@ -30,8 +30,12 @@ const Binary = "sallyport-cni"
 // standardTimeout bounds ADD and CHECK if the configuration says nothing.
 const standardTimeout = 30 * time.Second
 
-// shortTimeout bounds what must not hold up the runtime.
-const shortTimeout = 2 * time.Second
+// delTimeout bounds DEL: a pod's end waits for nothing of ours.
+const delTimeout = 2 * time.Second
+
+// statusTimeout bounds STATUS. A kubelet calls its node not ready when STATUS
+// fails, for which the restart of an agent is no reason.
+const statusTimeout = 10 * time.Second
 
 // Main runs one command of the CNI protocol, which is in the environment and
 // on standard input, and returns the exit code. Errors go to standard output,
@@ -174,13 +178,13 @@ func check(a *skel.CmdArgs) error {
 }
 
 // del tells the agent, whatever it answers: the agent sees from the API server
-// too that a pod is gone, and a pod's end waits for nothing of ours.
+// too that a pod is gone.
 func del(a *skel.CmdArgs) error {
 	c, err := readConf(a.StdinData)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), shortTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), delTimeout)
 	defer cancel()
 	if err := c.client().DeletePod(ctx, c.pod(a)); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: the agent was not told of the end of container %s: %v\n", Binary, a.ContainerID, err)
@@ -194,9 +198,13 @@ func status(a *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), shortTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), min(c.timeout, statusTimeout))
 	defer cancel()
-	if _, err := c.client().Status(ctx); err != nil {
+	err = persist(ctx, func() error {
+		_, err := c.client().Status(ctx)
+		return err
+	})
+	if err != nil {
 		return types.NewError(types.ErrPluginNotAvailable, err.Error(), whereToLook)
 	}
 	return nil
@@ -208,7 +216,8 @@ func garbage(a *skel.CmdArgs) error {
 	return err
 }
 
-const whereToLook = "kubelet tries again; look at the agent of this node: kubectl -n sallyport-system get pods -o wide, then logs"
+const whereToLook = "kubelet tries again; look at the agent of this node: kubectl -n sallyport-system get pods -o wide, then logs; " +
+	"if Sallyport was deleted and its nodes were not cleaned, apply deploy/uninstall.yaml, then delete it"
 
 // enforced asks until the agent says that the pod's policies are in force.
 func (c *conf) enforced(a *skel.CmdArgs, question func(context.Context, api.Pod) (api.Enforced, error)) error {

@@ -255,11 +255,12 @@ func TestDelNeverFailsBecauseOfTheAgent(t *testing.T) {
 
 func TestStatusIsThatOfTheAgent(t *testing.T) {
 	w := newWorld(t)
-	w.version, w.prev = "1.1.0", ""
+	w.version, w.prev, w.timeout = "1.1.0", "", "300ms"
 	if _, failed := w.call(t, "STATUS"); failed == nil || failed.Code != 50 || !strings.Contains(failed.Msg, "no agent answers") {
 		t.Errorf("got %+v", failed)
 	}
-	w.serve(t, &agent{})
+	w.timeout = "20s"
+	time.AfterFunc(300*time.Millisecond, func() { w.serve(t, &agent{}) }) // it restarts
 	if out, failed := w.call(t, "STATUS"); failed != nil || out != "" {
 		t.Errorf("%q %+v", out, failed)
 	}
