@@ -15,6 +15,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/e2e/binary"
 	"github.com/sallyport-dev/sallyport/e2e/cluster"
+	"github.com/sallyport-dev/sallyport/e2e/suite"
 )
 
 const usage = `usage: cluster COMMAND
@@ -26,6 +27,7 @@ const usage = `usage: cluster COMMAND
   exec NODE PROGRAM ARG...          run a program on a node
   load IMAGE.tar...                 load images into all nodes
   install                           load bin/sallyport and apply deploy/sallyport.yaml
+  suite [-procs 1] [-focus RE]      run upstream's NetworkPolicy suite
   programs                          build what the cache does not have, print where it is
 `
 
@@ -38,6 +40,7 @@ var commands = map[string]func(ctx context.Context, args []string) error{
 	"exec":       with(execute),
 	"load":       with(load),
 	"install":    with(func(ctx context.Context, c *cluster.Cluster, _ []string) error { return c.Install(ctx) }),
+	"suite":      with(runSuite),
 	"programs":   programs,
 }
 
@@ -120,6 +123,24 @@ func load(ctx context.Context, c *cluster.Cluster, args []string) error {
 		}
 	}
 	return nil
+}
+
+func runSuite(ctx context.Context, c *cluster.Cluster, args []string) error {
+	flags := flag.NewFlagSet("suite", flag.ExitOnError)
+	var o suite.Options
+	flags.IntVar(&o.Processes, "procs", 1, "how many specs run at once")
+	flags.StringVar(&o.Focus, "focus", "", "regular expression of the specs to run")
+	flags.StringVar(&o.Dir, "dir", filepath.Join(os.TempDir(), "sallyport-e2e-suite"), "where report and output go")
+	_ = flags.Parse(args)
+	r, err := suite.Run(ctx, c, o)
+	if err != nil {
+		return err
+	}
+	fmt.Println(r)
+	if o.Focus != "" && r.Passed > 0 && len(r.Failed) == 0 {
+		return nil
+	}
+	return r.Check()
 }
 
 func programs(ctx context.Context, _ []string) error {
