@@ -10,7 +10,7 @@ PKGS    := ./...
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test test-unprivileged race bench lint generate cross clean
+.PHONY: build demo test test-unprivileged race bench lint generate cross clean cluster cluster-down e2e
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/sallyport
@@ -43,6 +43,19 @@ generate:
 cross:
 	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/sallyport
 	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/sallyport
+
+# A real Kubernetes of three nodes on this machine, to play with. The first
+# time it builds Kubernetes, which takes ten minutes on two cores.
+cluster:
+	cd e2e && $(GO) run ./cmd/cluster up
+
+cluster-down:
+	cd e2e && $(GO) run ./cmd/cluster down
+
+# There is one cluster on a machine, so packages run one after the other.
+e2e: build
+	if [ "$$(id -u)" = 0 ]; then export SALLYPORT_REQUIRE_ROOT=1; fi; \
+	cd e2e && $(GO) vet ./... && $(GO) test -count=1 -timeout 60m -p 1 -v ./...
 
 clean:
 	rm -rf bin dist

@@ -224,7 +224,7 @@ func (c *Cluster) spawn(p *process) error {
 	}
 	defer func() { _ = out.Close() }()
 	// nsenter becomes the program, and so the first process of a new pid namespace.
-	cmd := exec.Command("nsenter", append([]string{"--net=/run/netns/" + p.Space, "--"}, p.Args...)...)
+	cmd := exec.Command("nsenter", append([]string{"--net=" + netns(p.Space), "--"}, p.Args...)...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: p.Flags}
 	if err := cmd.Start(); err != nil {
@@ -267,6 +267,27 @@ func (c *Cluster) logs(process string, service ...string) error {
 	}
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	return fmt.Errorf("the end of %s:\n%s", path, strings.Join(lines[max(0, len(lines)-15):], "\n"))
+}
+
+// SaveLogs copies the logs of all processes and nodes into dir, for when the
+// cluster is gone.
+func (c *Cluster) SaveLogs(dir string) error {
+	folders := map[string]string{dir: filepath.Join(Dir, "log")}
+	for _, n := range c.Nodes {
+		folders[filepath.Join(dir, n.Name)] = n.Root("/var/log")
+	}
+	for to, from := range folders {
+		if err := os.MkdirAll(to, 0o755); err != nil {
+			return fmt.Errorf("cannot save logs: %w", err)
+		}
+		logs, _ := filepath.Glob(from + "/*.log")
+		for _, log := range logs {
+			if err := copyFile(log, filepath.Join(to, filepath.Base(log))); err != nil {
+				return fmt.Errorf("cannot save logs: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // each does something with every node at once.

@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 )
 
@@ -23,17 +25,39 @@ const (
 func ip(format string, args ...any) error {
 	for line := range strings.Lines(fmt.Sprintf(format, args...)) {
 		if out, err := exec.Command("ip", strings.Fields(line)...).CombinedOutput(); err != nil {
-			return fmt.Errorf("cannot ip %s: %w: %s", strings.TrimSpace(line), err, out)
+			return fmt.Errorf("ip %s: %w: %s", strings.TrimSpace(line), err, out)
 		}
 	}
 	return nil
 }
 
+// makeSpace makes a network namespace that ip knows by name. `ip netns add`
+// would mount all of /run/netns a second time, for good.
+func makeSpace(name string) error {
+	path := netns(name)
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		err = os.WriteFile(path, nil, 0o444)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make the network namespace %s: %w", name, err)
+	}
+	if out, err := exec.Command("unshare", "--net="+path, "true").CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot make the network namespace %s: %w: %s", name, err, out)
+	}
+	return nil
+}
+
+// netns is the path of a network namespace.
+func netns(name string) string { return filepath.Join("/run/netns", name) }
+
 // makeFabric makes the control plane's namespace with the bridge, and the
 // machine's link to it.
 func makeFabric() error {
-	return ip(`netns add %[1]s
-		-n %[1]s link set lo up
+	if err := makeSpace(controlSpace); err != nil {
+		return err
+	}
+	return ip(`-n %[1]s link set lo up
 		-n %[1]s link add fabric type bridge
 		-n %[1]s addr add %[2]s/24 dev fabric
 		-n %[1]s link set fabric up
@@ -43,10 +67,12 @@ func makeFabric() error {
 		link set sallyport-e2e up`, controlSpace, controlIP)
 }
 
-// makeSpace makes a node's namespace and its link to the fabric.
-func (n *Node) makeSpace() error {
-	return ip(`netns add %[1]s
-		-n %[1]s link set lo up
+// join makes the node's namespace and its link to the fabric.
+func (n *Node) join() error {
+	if err := makeSpace(n.space()); err != nil {
+		return err
+	}
+	return ip(`-n %[1]s link set lo up
 		-n %[2]s link add %[3]s type veth peer name eth0 netns %[1]s
 		-n %[2]s link set %[3]s master fabric up
 		-n %[1]s addr add %[4]s/24 dev eth0

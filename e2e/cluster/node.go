@@ -29,7 +29,7 @@ func newNode(number int) *Node {
 	return &Node{
 		Name:   name,
 		IP:     fmt.Sprintf(nodeIP, 10+number),
-		NetNS:  "/run/netns/" + prefix + name,
+		NetNS:  netns(prefix + name),
 		Cgroup: "/" + cgroup + "/" + name,
 	}
 }
@@ -41,8 +41,7 @@ func (n *Node) Root(path string) string {
 	return filepath.Join(fmt.Sprintf("/proc/%d/root", n.PID), path)
 }
 
-// Command runs a program on the node, in all its namespaces; the cluster's
-// programs are in its PATH.
+// Command runs a program on the node, in all its namespaces.
 func (n *Node) Command(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter", append([]string{"--target", strconv.Itoa(n.PID), "--mount", "--uts", "--ipc", "--net", "--pid", "--"}, args...)...)
 }
@@ -73,7 +72,7 @@ func (c *Cluster) startNode(n *Node) error {
 	if err := makeCgroup(n.Name); err != nil {
 		return err
 	}
-	if err := n.makeSpace(); err != nil {
+	if err := n.join(); err != nil {
 		return err
 	}
 	dir := filepath.Join(Dir, "nodes", n.Name)

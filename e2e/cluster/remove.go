@@ -24,7 +24,7 @@ func Remove() error {
 			errs = append(errs, p.identity.end(syscall.SIGKILL))
 		}
 	}
-	spaces, _ := filepath.Glob("/run/netns/" + prefix + "*")
+	spaces, _ := filepath.Glob(netns(prefix + "*"))
 	for _, space := range spaces {
 		errs = append(errs, endInside(filepath.Base(space)))
 	}
