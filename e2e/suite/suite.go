@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/e2e/cluster"
@@ -80,10 +81,15 @@ func Run(ctx context.Context, c *cluster.Cluster, o Options) (Result, error) {
 		"--kubeconfig="+c.Kubeconfig, "--provider=skeleton", "--num-nodes="+strconv.Itoa(len(c.Nodes)),
 		"--kubectl-path="+c.Program("kubectl"), "--dump-logs-on-failure=false")
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // the suite removes its namespaces
+	// Interrupted, the suite removes its namespaces, if it can in a minute.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = time.Minute
 	begin := time.Now()
 	err = cmd.Run()
+	if cmd.Process != nil {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // the group, which is empty if all went well
+	}
 	r.Took = time.Since(begin)
 	if ctx.Err() != nil {
 		return r, ctx.Err()
