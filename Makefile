@@ -45,9 +45,10 @@ cross:
 	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/sallyport
 
 # A real Kubernetes of three nodes on this machine, to play with. The first
-# time it builds Kubernetes, which takes ten minutes on two cores.
+# time it builds Kubernetes, which takes ten minutes on two cores. Other ones:
+# make cluster ARGS='-nodes 5 -cni bridge'.
 cluster:
-	cd e2e && $(GO) run ./cmd/cluster up
+	cd e2e && $(GO) run ./cmd/cluster up $(ARGS)
 
 cluster-down:
 	cd e2e && $(GO) run ./cmd/cluster down

@@ -102,8 +102,8 @@ func Build(ctx context.Context, log io.Writer) (Set, error) {
 	return set, nil
 }
 
-// Compile builds programs of the e2e module itself into dir; what is not a
-// path from its cmd folder is built anew each time, in a second.
+// Compile builds commands of the e2e module itself into dir. They are built
+// each time, which takes a second.
 func Compile(ctx context.Context, dir string, programs ...string) error {
 	module, err := Module()
 	if err != nil {

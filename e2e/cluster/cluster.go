@@ -40,14 +40,14 @@ type Options struct {
 
 // Cluster is a cluster that is up.
 type Cluster struct {
-	Kubeconfig string     `json:"kubeconfig"` // path; the user may do everything
-	Nodes      []*Node    `json:"nodes"`
-	Owner      identity   `json:"owner"` // the process that will remove the cluster, if any
-	Programs   binary.Set `json:"programs"`
-	CNI        string     `json:"cni"`
-	Processes  []*process `json:"processes"` // in the order of their start
+	Kubeconfig string // path; its user may do everything
+	Nodes      []*Node
 
-	log io.Writer
+	owner     identity
+	programs  binary.Set
+	processes []*process
+	cni       string
+	log       io.Writer
 }
 
 // Start builds what the cache does not have and starts a cluster. It replaces
@@ -57,13 +57,13 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("cannot start a cluster: namespaces need root")
 	}
-	c := &Cluster{Owner: identify(os.Getpid()), CNI: o.CNI, log: o.Log}
+	c := &Cluster{owner: identify(os.Getpid()), cni: o.CNI, log: o.Log}
 	if c.log == nil {
 		c.log = io.Discard
 	}
-	switch c.CNI {
+	switch c.cni {
 	case "":
-		c.CNI = "ptp"
+		c.cni = "ptp"
 	case "ptp":
 	case "bridge":
 		if err := loadBridgeNetfilter(ctx); err != nil {
@@ -79,7 +79,7 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, err
 	}
 	var err error
-	if c.Programs, err = binary.Build(ctx, c.log); err != nil {
+	if c.programs, err = binary.Build(ctx, c.log); err != nil {
 		return nil, err
 	}
 	if err := claim(); err != nil {
@@ -132,23 +132,17 @@ func (c *Cluster) start(ctx context.Context, nodes int) error {
 }
 
 // Open returns the cluster that is up, whoever started it.
-func Open() (*Cluster, error) {
-	c, err := read()
-	if err == nil {
-		c.log = io.Discard
-	}
-	return c, err
-}
+func Open() (*Cluster, error) { return read() }
 
 // Leave lets the cluster outlive this process; Remove removes it.
 func (c *Cluster) Leave() error {
-	c.Owner = identity{}
+	c.owner = identity{}
 	return c.save()
 }
 
 // Program is the path of one of the cluster's programs: "kubectl", "ctr",
 // "ginkgo", "netpol.test" and the rest.
-func (c *Cluster) Program(name string) string { return c.Programs.Path(name) }
+func (c *Cluster) Program(name string) string { return c.programs.Path(name) }
 
 // Kubectl runs kubectl as the user who may do everything and returns what it
 // prints. An error has what it complains about.
@@ -237,12 +231,12 @@ func (c *Cluster) spawn(p *process) error {
 
 // add records a new process and starts it.
 func (c *Cluster) add(p *process) error {
-	c.Processes = append(c.Processes, p)
+	c.processes = append(c.processes, p)
 	return c.spawn(p)
 }
 
 func (c *Cluster) process(name string) (*process, error) {
-	for _, p := range c.Processes {
+	for _, p := range c.processes {
 		if p.Name == name {
 			return p, nil
 		}

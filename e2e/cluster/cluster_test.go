@@ -38,8 +38,8 @@ spec: {selector: {app: %[1]s}, ports: [{port: 80, targetPort: 8080}]}
 ---
 `
 
-// serve runs a pod on every node and returns their Services' addresses by the
-// node's name.
+// serve runs a pod on every node and returns their Services' addresses and
+// ports by the node's name.
 func serve(t *testing.T, c *cluster.Cluster) map[string]string {
 	t.Helper()
 	var manifest strings.Builder
@@ -57,7 +57,7 @@ func serve(t *testing.T, c *cluster.Cluster) map[string]string {
 	kubectl(t, c, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
 	services := map[string]string{}
 	for _, n := range c.Nodes {
-		services[n.Name] = kubectl(t, c, "get", "service", n.Name, "-o", "jsonpath={.spec.clusterIP}")
+		services[n.Name] = kubectl(t, c, "get", "service", n.Name, "-o", "jsonpath={.spec.clusterIP}") + ":80"
 	}
 	return services
 }
@@ -71,20 +71,23 @@ func kubectl(t *testing.T, c *cluster.Cluster, args ...string) string {
 	return out
 }
 
-// TestServices has every pod connect to every pod, itself too, by its Service.
+// TestServices has every pod connect to every pod, itself too, and to the API
+// server by their Services.
 func TestServices(t *testing.T) {
 	c := clustertest.Cluster(t)
 	services := serve(t, c)
-	for from := range services {
+	services["API server"] = "10.96.0.1:443"
+	for _, n := range c.Nodes {
+		from := n.Name
 		for to, address := range services {
 			var err error
 			for begin := time.Now(); time.Since(begin) < 20*time.Second; { // a Service takes a moment to reach all nodes
-				if _, err = c.Kubectl(t.Context(), "exec", from, "--", "/agnhost", "connect", address+":80", "--timeout=1s"); err == nil {
+				if _, err = c.Kubectl(t.Context(), "exec", from, "--", "/agnhost", "connect", address, "--timeout=1s"); err == nil {
 					break
 				}
 			}
 			if err != nil {
-				t.Errorf("from the pod on %s to the one on %s: %v", from, to, err)
+				t.Errorf("from the pod on %s to %s: %v", from, to, err)
 			}
 		}
 	}

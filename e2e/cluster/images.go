@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/e2e/image"
 )
@@ -25,14 +24,12 @@ const (
 // Always; there is no registry to pull from.
 func (c *Cluster) Load(ctx context.Context, tar string) error {
 	return c.each(func(n *Node) error {
-		return poll(ctx, 20*time.Second, func() error {
-			cmd := exec.CommandContext(ctx, c.Program("ctr"), "--address", n.Root("/run/containerd/containerd.sock"),
-				"--namespace", "k8s.io", "images", "import", "--local", tar)
-			if out, err := cmd.CombinedOutput(); err != nil {
-				return fmt.Errorf("cannot load %s into %s: %w: %s", tar, n.Name, err, out)
-			}
-			return nil
-		})
+		cmd := exec.CommandContext(ctx, c.Program("ctr"), "--address", n.Root("/run/containerd/containerd.sock"),
+			"--namespace", "k8s.io", "images", "import", "--local", tar)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("cannot load %s into %s: %w: %s", tar, n.Name, err, out)
+		}
+		return nil
 	})
 }
 

@@ -44,6 +44,9 @@ func (c *Cluster) Install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if list == "" {
+		return fmt.Errorf("cannot install sallyport: %s has no DaemonSet", manifest)
+	}
 	for set := range strings.FieldsSeq(list) {
 		namespace, name, _ := strings.Cut(set, "/")
 		if _, err := c.Kubectl(ctx, "-n", namespace, "rollout", "status", "daemonset/"+name, "--timeout=60s"); err != nil {

@@ -56,7 +56,7 @@ func (n *Node) Restart(service string) error {
 		return fmt.Errorf("cannot restart %s on %s: %w", service, n.Name, err)
 	}
 	// The number is the node's own, so it is the node that kills.
-	if out, err := n.Command(context.Background(), "kill", "-KILL", string(text)).CombinedOutput(); err != nil {
+	if out, err := n.Command(context.Background(), "sh", "-c", "kill -KILL "+string(text)).CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot restart %s on %s: %w: %s", service, n.Name, err, out)
 	}
 	return poll(context.Background(), 10*time.Second, func() error {
@@ -82,7 +82,7 @@ func (c *Cluster) startNode(n *Node) error {
 	p := &process{
 		Name:  n.Name,
 		Space: n.space(),
-		Args:  []string{filepath.Join(Dir, "bin/node"), n.Name, n.IP, dir, c.Programs.Dir},
+		Args:  []string{filepath.Join(Dir, "bin/node"), n.Name, n.IP, dir, c.programs.Dir},
 		Flags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
 	}
 	if err := c.add(p); err != nil {
@@ -117,7 +117,7 @@ func (c *Cluster) connectNode(ctx context.Context, n *Node) error {
 			return fmt.Errorf("cannot install CNI plugins on %s: %w", n.Name, err)
 		}
 	}
-	return writeJSON(filepath.Join(conf, "10-e2e.conflist"), n.cni(c.CNI))
+	return writeJSON(filepath.Join(conf, "10-e2e.conflist"), n.cni(c.cni))
 }
 
 func copyFile(from, to string) error {

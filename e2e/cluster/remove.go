@@ -20,7 +20,7 @@ import (
 func Remove() error {
 	var errs []error
 	if c, err := read(); err == nil {
-		for _, p := range slices.Backward(c.Processes) {
+		for _, p := range slices.Backward(c.processes) {
 			errs = append(errs, p.identity.end(syscall.SIGKILL))
 		}
 	}

@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/binary"
 )
 
 // Dir holds everything that a cluster writes. Its existence is the lock: there
@@ -55,17 +57,27 @@ func (i identity) end(signal syscall.Signal) error {
 	return nil
 }
 
-// save writes what another process must know to use the cluster or to remove
-// it.
+// state is what another process must know to use the cluster or to remove it.
+type state struct {
+	Kubeconfig string     `json:"kubeconfig"`
+	Nodes      []*Node    `json:"nodes"`
+	Owner      identity   `json:"owner"` // the process that will remove the cluster, if any
+	Programs   binary.Set `json:"programs"`
+	Processes  []*process `json:"processes"` // in the order of their start
+}
+
 func (c *Cluster) save() error {
-	data, err := json.MarshalIndent(c, "", "  ")
+	data, err := json.MarshalIndent(state{c.Kubeconfig, c.Nodes, c.owner, c.programs, c.processes}, "", "  ")
+	if err == nil {
+		err = os.WriteFile(statePath+".new", data, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(statePath+".new", statePath)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot write the cluster's state: %w", err)
 	}
-	if err := os.WriteFile(statePath+".new", data, 0o600); err != nil {
-		return fmt.Errorf("cannot write the cluster's state: %w", err)
-	}
-	return os.Rename(statePath+".new", statePath)
+	return nil
 }
 
 // read reads the state of the cluster that is there, or of what is left of it.
@@ -74,21 +86,21 @@ func read() (*Cluster, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, errors.New("there is no cluster: make cluster starts one")
 	}
-	c := &Cluster{}
+	var s state
 	if err == nil {
-		err = json.Unmarshal(data, c)
+		err = json.Unmarshal(data, &s)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the cluster's state: %w; make cluster-down removes what is left of it", err)
 	}
-	return c, nil
+	return &Cluster{Kubeconfig: s.Kubeconfig, Nodes: s.Nodes, owner: s.Owner, programs: s.Programs, processes: s.Processes, log: io.Discard}, nil
 }
 
 // claim takes the folder for this process. A cluster that nobody holds any
 // more, left to play or by a crash, is removed first.
 func claim() error {
-	if c, err := read(); err == nil && c.Owner.alive() && c.Owner.PID != os.Getpid() {
-		return fmt.Errorf("cannot start a cluster: process %s has one; wait for it, or end it", strconv.Itoa(c.Owner.PID))
+	if c, err := read(); err == nil && c.owner.alive() && c.owner.PID != os.Getpid() {
+		return fmt.Errorf("cannot start a cluster: process %d has one; wait for it, or end it", c.owner.PID)
 	}
 	if err := Remove(); err != nil {
 		return err
