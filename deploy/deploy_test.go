@@ -174,7 +174,7 @@ func TestValuesArriveWhereTheyBelong(t *testing.T) {
 	}
 	pod := o["DaemonSet"].(*appsv1.DaemonSet).Spec.Template.Spec
 	c := pod.Containers[0]
-	if c.Image != "registry:5000/sallyport:v1" || c.ImagePullPolicy != "Always" || !slices.Equal(c.Args[3:], []string{"--pod-cidr=10.0.0.0/8", `a "b"`}) ||
+	if c.Image != "registry:5000/sallyport:v1" || c.ImagePullPolicy != "Always" || !slices.Equal(c.Args[4:], []string{"--pod-cidr=10.0.0.0/8", `a "b"`}) ||
 		c.Resources.Limits.Memory().String() != "1Gi" || c.Resources.Requests.Cpu().String() != "1" {
 		t.Errorf("container %+v", c)
 	}
