@@ -11,10 +11,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport-dev/sallyport/agent"
+	"github.com/sallyport-dev/sallyport/api"
 	"github.com/sallyport-dev/sallyport/lab"
 	"github.com/sallyport-dev/sallyport/manifest"
 	"github.com/sallyport-dev/sallyport/model"
-	"github.com/sallyport-dev/sallyport/policytest"
 	"github.com/sallyport-dev/sallyport/report"
 )
 
@@ -227,110 +227,37 @@ func (s *session) printObservations(list []agent.Observation) error {
 	return nil
 }
 
-func verdictWord(allowed bool) string {
-	if allowed {
-		return "allow"
-	}
-	return "deny"
-}
-
 // labTest runs a PolicyTest with real connections.
 func (s *session) labTest(ctx context.Context, l *agent.Lab, r *manifest.Result, file string) error {
 	cases, err := s.cases(r.Tests, []string{file})
 	if err != nil {
 		return err
 	}
-	var results []caseResult
-	failed := false
-	for i := range cases {
-		c, err := s.labCase(ctx, l, &cases[i])
-		if err != nil {
-			return environment(err)
-		}
-		failed = failed || !c.Passed
-		results = append(results, c)
+	results, err := observeCases(ctx, l.Matrix, cases, labProber{s, l})
+	if err != nil {
+		return environment(err)
 	}
-	if err := printTestText(s.stdout, paint(s.stdout), results); err != nil {
-		return err
-	}
-	if failed {
-		return exit{code: ExitFindings}
-	}
-	return nil
+	return s.conclude(results, func(r []caseResult) error { return printTestText(s.stdout, paint(s.stdout), r) })
 }
 
-// labCase observes every check of a case and holds it against the expectation.
-func (s *session) labCase(ctx context.Context, l *agent.Lab, c *policytest.Case) (caseResult, error) {
-	out := caseResult{Name: c.Name, Test: c.Test, Expect: verdictWord(c.Allow), Passed: true, place: c.Source.Place()}
-	checks, err := policytest.Expand(l.Matrix, c)
-	if err != nil {
-		out.Passed = false
-		out.Failures = []failure{{Error: err.Error()}}
-		return out, nil
-	}
-	var list []agent.Observation
-	var of []policytest.Check
-	for _, k := range checks {
-		for _, key := range probedKeys(k) {
-			o, err := l.Observation(k.From, k.To, key)
-			if err != nil {
-				return out, err
-			}
-			list, of = append(list, o), append(of, k)
+// labProber connects from the lab's pods, nodes and outside.
+type labProber struct {
+	*session
+	*agent.Lab
+}
+
+func (p labProber) probe(ctx context.Context, list []connection) ([]api.Outcome, error) {
+	observations := make([]agent.Observation, len(list))
+	for i, k := range list {
+		var err error
+		if observations[i], err = p.Observation(k.From, k.To, k.Key); err != nil {
+			return nil, err
 		}
 	}
-	out.Checks = len(list)
-	if len(list) == 0 {
-		out.Passed = false
-		out.Failures = []failure{{Error: "nothing in this case can be probed: no TCP or UDP port is served"}}
-	}
-	s.observe(ctx, l, list)
-	for i, o := range list {
-		reached := o.Outcome == lab.Connected || o.Outcome == lab.Refused
-		if o.Outcome != lab.Failed && reached == c.Allow {
-			continue
-		}
-		out.Passed = false
-		from, to := partyName(of[i].From, c.From.Text), partyName(of[i].To, c.To.Text)
-		key := model.PortKeyOf(o.Protocol, o.Port)
-		e := report.Explain(from, to, key, l.Matrix.Verdict(of[i].From, of[i].To, key))
-		out.Failures = append(out.Failures, failure{From: from, To: to, Differs: fmt.Sprintf("%s (observed: %s)", key, o.Outcome), Explanation: &e})
+	p.observe(ctx, p.Lab, observations)
+	out := make([]api.Outcome, len(list))
+	for i, o := range observations {
+		out[i].Result = o.Outcome.String()
 	}
 	return out, nil
-}
-
-// probedKeys lists the ports of a check to connect to: single ports as they
-// are, of ranges the ends and what the destination serves.
-func probedKeys(k policytest.Check) []model.PortKey {
-	var out []model.PortKey
-	add := func(key model.PortKey) {
-		if p := key.Protocol(); (p == model.TCP || p == model.UDP) && key.Port() != 0 && k.Ports.Contains(key) {
-			out = append(out, key)
-		}
-	}
-	for _, iv := range k.Ports {
-		if iv.First.Protocol() == iv.Last.Protocol() {
-			add(iv.First)
-			if iv.Last != iv.First {
-				add(iv.Last)
-			}
-		}
-	}
-	if k.To.Endpoint != nil {
-		for _, p := range k.To.Endpoint.Ports {
-			if key := model.PortKeyOf(p.Protocol, p.Number); !containsKey(out, key) {
-				add(key)
-			}
-		}
-	}
-	return out
-}
-
-func containsKey(keys []model.PortKey, key model.PortKey) bool {
-	for _, k := range keys {
-		if k == key {
-			return true
-		}
-	}
-	return false
 }

@@ -20,27 +20,36 @@ import (
 
 func newTest(s *session) *cobra.Command {
 	var expect []string
+	var live bool
 	c := &cobra.Command{
 		Use:   "test -f MANIFESTS [--expect FILE]",
-		Short: "Check PolicyTest expectations against the policies, offline",
+		Short: "Check PolicyTest expectations against the policies, offline or in the live cluster",
 		Long: `Runs the PolicyTest objects of the input and of --expect files. A case speaks of
 every pair, port and address that its selectors, "external" or ranges stand
-for. Exit code 1 if any case fails.`,
+for. Without -f the policies of the live cluster are asked. With --live real
+connections are made, from inside the pods, by the agents of their nodes; UDP
+is answered only where something answers. Exit code 1 if any case fails.`,
 		Example: `  sallyport test -f manifests/
-  sallyport test -f manifests/ --expect expectations.yaml -o junit > junit.xml`,
+  sallyport test -f manifests/ --expect expectations.yaml -o junit > junit.xml
+  sallyport test --live --kubeconfig admin.conf --expect expectations.yaml`,
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return s.test(c.Context(), expect) },
+		RunE: func(c *cobra.Command, _ []string) error { return s.test(c.Context(), expect, live) },
 	}
 	s.liveFlags(c)
 	s.outputFlag(c, "text", "text", "tap", "junit", "json")
 	c.Flags().StringArrayVar(&expect, "expect", nil, "file with PolicyTest objects (repeatable)")
+	c.Flags().BoolVar(&live, "live", false, "make real connections in the live cluster")
 	return c
 }
 
-func (s *session) test(ctx context.Context, expect []string) error {
+func (s *session) test(ctx context.Context, expect []string, live bool) error {
 	print, ok := testPrinters[s.output]
 	if !ok {
 		return usage("unknown output format %q: text, tap, junit or json", s.output)
+	}
+	write := func(r []caseResult) error { return print(s.stdout, paint(s.stdout), r) }
+	if live {
+		return s.live(ctx, expect, write)
 	}
 	r, err := s.loadAny(ctx)
 	if err != nil {
@@ -51,20 +60,11 @@ func (s *session) test(ctx context.Context, expect []string) error {
 		return err
 	}
 	m := engine.Compile(r.Cluster)
-	failed := false
 	var results []caseResult
 	for i := range cases {
-		c := newCaseResult(m, policytest.Run(m, &cases[i]))
-		failed = failed || !c.Passed
-		results = append(results, c)
+		results = append(results, newCaseResult(m, policytest.Run(m, &cases[i])))
 	}
-	if err := print(s.stdout, paint(s.stdout), results); err != nil {
-		return err
-	}
-	if failed {
-		return exit{code: ExitFindings}
-	}
-	return nil
+	return s.conclude(results, write)
 }
 
 // cases decodes the tests of the input and of the extra files.
