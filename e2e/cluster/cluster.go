@@ -87,6 +87,9 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	}
 	begin := time.Now()
 	if err := c.start(ctx, o.Nodes); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("cannot start a cluster: %w", ctx.Err()) // no log says more
+		}
 		return nil, errors.Join(err, Remove())
 	}
 	c.say("cluster of %d nodes is ready after %.1f s", o.Nodes, time.Since(begin).Seconds())

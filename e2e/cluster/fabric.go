@@ -15,6 +15,7 @@ const prefix = "sallyport-e2e-"
 // devices, which nobody routes; pods and Services exist inside nodes only.
 const (
 	controlSpace = prefix + "control"
+	machineLink  = "sallyport-e2e" // the machine's end of its link to the fabric
 	controlIP    = "198.18.0.1"
 	nodeIP       = "198.18.0.%d"
 	podRange     = "10.244.0.0/16"
@@ -61,10 +62,10 @@ func makeFabric() error {
 		-n %[1]s link add fabric type bridge
 		-n %[1]s addr add %[2]s/24 dev fabric
 		-n %[1]s link set fabric up
-		link add sallyport-e2e type veth peer name machine netns %[1]s
+		link add %[3]s type veth peer name machine netns %[1]s
 		-n %[1]s link set machine master fabric up
-		addr add 198.18.0.254/24 dev sallyport-e2e
-		link set sallyport-e2e up`, controlSpace, controlIP)
+		addr add 198.18.0.254/24 dev %[3]s
+		link set %[3]s up`, controlSpace, controlIP, machineLink)
 }
 
 // join makes the node's namespace and its link to the fabric.

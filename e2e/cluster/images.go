@@ -11,12 +11,11 @@ import (
 	"github.com/sallyport-dev/sallyport/e2e/image"
 )
 
-// Images that every cluster has. Agnhost is what upstream's tests use: a
-// server and client of everything.
+// Names of images.
 const (
-	pauseImage = "registry.k8s.io/pause:3.10.2"
-	Agnhost    = "registry.k8s.io/e2e-test-images/agnhost:2.66.1"
-	Sallyport  = "docker.io/library/sallyport:dev"
+	pauseImage = "registry.k8s.io/pause:3.10.2"                   // holds a pod's namespaces
+	Agnhost    = "registry.k8s.io/e2e-test-images/agnhost:2.66.1" // on every cluster: upstream's server and client of everything
+	Sallyport  = "docker.io/library/sallyport:dev"                // "sallyport:dev" in manifests; Install loads it
 )
 
 // Load imports an image, a tar as "docker save" or package image write it,

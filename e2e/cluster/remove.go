@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +28,11 @@ func Remove() error {
 	spaces, _ := filepath.Glob(netns(prefix + "*"))
 	for _, space := range spaces {
 		errs = append(errs, endInside(filepath.Base(space)))
+	}
+	// A connection that did not end well keeps its namespace for a minute or
+	// two, without a name; the machine's link to it must not wait for that.
+	if _, err := net.InterfaceByName(machineLink); err == nil {
+		errs = append(errs, ip("link delete %s", machineLink))
 	}
 	for _, space := range spaces {
 		if out, err := exec.Command("ip", "netns", "delete", filepath.Base(space)).CombinedOutput(); err != nil {
