@@ -29,6 +29,7 @@ var directions = []struct {
 	{"advice", []string{"model", "engine", "manifest", "policytest", "advice"}, "advice is tried on the engine, as manifests that a user could add"},
 	{"report", []string{"model", "engine", "policytest", "flow", "advice", "report"}, "reports print; they read nothing"},
 	{"manifest", []string{"model", "dialect", "manifest"}, "an edge: files in, model out"},
+	{"kube", []string{"model", "dialect", "engine", "kube"}, "an edge: the Kubernetes API in, model and changes out"},
 	{"flow", []string{"model", "engine", "flow"}, "events are explained by the engine, not by the kernel's edge"},
 	{"datapath/bpf", []string{"datapath", "flow", "datapath/bpf"}, "the only place that speaks BPF knows tables, not policies"},
 	{"datapath", []string{"model", "engine", "flow", "datapath"}, "the planner writes what the Matrix says"},

@@ -73,3 +73,7 @@ func (a *Agent) Close() error { return a.program.Close() }
 
 // Remove ends the enforcement.
 func (a *Agent) Remove() error { return a.program.Remove() }
+
+// Cleanup ends the enforcement that an agent of that configuration has left,
+// and its nftables table. Nothing to end is no error.
+func Cleanup(c Config) error { return bpf.RemoveAll(c.Pin, c.NetNS) }

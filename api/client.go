@@ -13,28 +13,34 @@ import (
 	"github.com/sallyport-dev/sallyport/flow"
 )
 
-// Client asks the agent at a socket.
+// Client asks an agent.
 type Client struct {
-	path string
-	http http.Client
+	place string
+	http  http.Client
 }
 
 // NewClient makes a client; it connects when asked for something.
 func NewClient(path string) *Client {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+	return NewClientBy(path, func(ctx context.Context) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", path)
-	}
-	return &Client{path: path, http: http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+	})
 }
 
-// Unreachable says that no agent answers at the socket.
+// NewClientBy makes a client that connects by the function; place says where
+// to, for errors.
+func NewClientBy(place string, connect func(context.Context) (net.Conn, error)) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return connect(ctx) }
+	return &Client{place: place, http: http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+}
+
+// Unreachable says that no agent answers.
 type Unreachable struct {
-	Path string
-	Err  error
+	Place string // socket or node
+	Err   error
 }
 
 func (e *Unreachable) Error() string {
-	return fmt.Sprintf("no agent answers at %s: %v; is the agent of this node running?", e.Path, e.Err)
+	return fmt.Sprintf("no agent answers at %s: %v; is the agent of this node running?", e.Place, e.Err)
 }
 
 func (e *Unreachable) Unwrap() error { return e.Err }
@@ -129,7 +135,7 @@ func (c *Client) do(ctx context.Context, method, path string, question any) (*ht
 	}
 	r, err := c.http.Do(q)
 	if err != nil {
-		return nil, &Unreachable{c.path, errors.Unwrap(err)}
+		return nil, &Unreachable{c.place, errors.Unwrap(err)}
 	}
 	if r.StatusCode == http.StatusOK {
 		return r, nil

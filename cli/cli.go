@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sallyport-dev/sallyport/kube"
 	"github.com/sallyport-dev/sallyport/manifest"
 	"github.com/sallyport-dev/sallyport/model"
 )
@@ -53,6 +54,15 @@ type session struct {
 	output         string
 	dualStack      bool
 	nodes          int
+	cluster        clusterFlags
+}
+
+// clusterFlags say how to reach a live cluster.
+type clusterFlags struct{ kubeconfig, context string }
+
+func (f *clusterFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "the live cluster's kubeconfig; without it as kubectl finds it")
+	c.Flags().StringVar(&f.context, "context", "", "context of the kubeconfig")
 }
 
 // Run runs one command line and returns its exit code.
@@ -91,7 +101,7 @@ the same compiled matrix who reaches whom, and why or why not.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newMatrix(s), newExplain(s), newTest(s), newVersion(s))
+	root.AddCommand(newMatrix(s), newExplain(s), newTest(s), newGet(s), newStatus(s), newMonitor(s), newRelay(s), newVersion(s))
 	root.AddCommand(platformCommands(s)...)
 	return root
 }
@@ -103,6 +113,13 @@ func (s *session) inputFlags(c *cobra.Command) {
 	c.Flags().IntVar(&s.nodes, "nodes", 1, "nodes to assume where the input has no Node")
 }
 
+// liveFlags adds the flags of commands that read a live cluster where no
+// manifests are given.
+func (s *session) liveFlags(c *cobra.Command) {
+	s.inputFlags(c)
+	s.cluster.add(c)
+}
+
 // outputFlag adds -o with its values.
 func (s *session) outputFlag(c *cobra.Command, standard string, values ...string) {
 	c.Flags().StringP("output", "o", standard, fmt.Sprintf("output format: %v", values))
@@ -111,6 +128,26 @@ func (s *session) outputFlag(c *cobra.Command, standard string, values ...string
 		return err
 	}
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// loadAny reads the manifests or, without any, the live cluster.
+func (s *session) loadAny(ctx context.Context) (*manifest.Result, error) {
+	if len(s.files) > 0 {
+		return s.load()
+	}
+	cfg, err := kube.Connect(s.cluster.kubeconfig, s.cluster.context)
+	if err != nil {
+		return nil, usage("no input: give manifests with -f, or a live cluster (%v)", err)
+	}
+	p := s.progress("reading the cluster", 0)
+	c, problems, err := kube.Load(ctx, cfg)
+	p.end()
+	if err != nil {
+		return nil, environment(err)
+	}
+	// What is wrong in a cluster is enforced closed; that is what is answered.
+	s.printProblems(problems)
+	return &manifest.Result{Cluster: c, Problems: problems}, nil
 }
 
 // load reads the manifests and prints their problems. With an error among

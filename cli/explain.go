@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -38,17 +39,17 @@ Exit code 0 if the connection is allowed, 1 if it is denied.`,
   sallyport explain -f manifests/ shop/web svc/shop/db sql
   sallyport explain -f manifests/ shop/web shop/db 5432 -o json | jq -r .suggestion.policies > missing.yaml`,
 		Args: cobra.MaximumNArgs(3), ValidArgsFunction: s.completeConnection,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
 			for i, a := range args {
 				*[]*string{&f.src, &f.dst, &f.port}[i] = a
 			}
 			if f.src == "" || f.dst == "" {
 				return usage("explain needs a source and a destination")
 			}
-			return s.explain(f)
+			return s.explain(c.Context(), f)
 		},
 	}
-	s.inputFlags(c)
+	s.liveFlags(c)
 	s.outputFlag(c, "text", "text", "json")
 	c.Flags().StringVar(&f.src, "pod", "", "the source pod")
 	c.Flags().StringVar(&f.dst, "to-pod", "", "the destination pod")
@@ -59,7 +60,7 @@ Exit code 0 if the connection is allowed, 1 if it is denied.`,
 	return c
 }
 
-func (s *session) explain(f explainFlags) error {
+func (s *session) explain(ctx context.Context, f explainFlags) error {
 	protocol, ok := model.ParseProtocol(f.protocol)
 	if !ok {
 		return usage("unknown protocol %q: one of TCP, UDP, SCTP, ICMP", f.protocol)
@@ -67,7 +68,7 @@ func (s *session) explain(f explainFlags) error {
 	if s.output != "text" && s.output != "json" {
 		return usage("unknown output format %q: text or json", s.output)
 	}
-	r, err := s.load()
+	r, err := s.loadAny(ctx)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -32,9 +33,9 @@ of one workload differ, they are listed one by one.`,
   kustomize build . | sallyport matrix -f - --to shop/db --port 5432
   sallyport matrix -f manifests/ -o mermaid --external`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return s.matrix(f) },
+		RunE: func(c *cobra.Command, _ []string) error { return s.matrix(c.Context(), f) },
 	}
-	s.inputFlags(c)
+	s.liveFlags(c)
 	s.outputFlag(c, "table", report.Formats...)
 	c.Flags().BoolVar(&f.pods, "pods", false, "one row per pod instead of per workload")
 	c.Flags().BoolVar(&f.external, "external", false, "include addresses outside the cluster")
@@ -45,7 +46,7 @@ of one workload differ, they are listed one by one.`,
 	return c
 }
 
-func (s *session) matrix(f matrixFlags) error {
+func (s *session) matrix(ctx context.Context, f matrixFlags) error {
 	if !slices.Contains(report.Formats, s.output) {
 		return usage("unknown output format %q: one of %v", s.output, report.Formats)
 	}
@@ -57,7 +58,7 @@ func (s *session) matrix(f matrixFlags) error {
 		}
 		only = model.PortSet{p.Interval}
 	}
-	r, err := s.load()
+	r, err := s.loadAny(ctx)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -28,20 +29,20 @@ for. Exit code 1 if any case fails.`,
 		Example: `  sallyport test -f manifests/
   sallyport test -f manifests/ --expect expectations.yaml -o junit > junit.xml`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return s.test(expect) },
+		RunE: func(c *cobra.Command, _ []string) error { return s.test(c.Context(), expect) },
 	}
-	s.inputFlags(c)
+	s.liveFlags(c)
 	s.outputFlag(c, "text", "text", "tap", "junit", "json")
 	c.Flags().StringArrayVar(&expect, "expect", nil, "file with PolicyTest objects (repeatable)")
 	return c
 }
 
-func (s *session) test(expect []string) error {
+func (s *session) test(ctx context.Context, expect []string) error {
 	print, ok := testPrinters[s.output]
 	if !ok {
 		return usage("unknown output format %q: text, tap, junit or json", s.output)
 	}
-	r, err := s.load()
+	r, err := s.loadAny(ctx)
 	if err != nil {
 		return err
 	}

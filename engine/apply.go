@@ -87,6 +87,13 @@ func (m *Matrix) rebuild(ch Change) Delta {
 	for _, p := range ch.Policies {
 		m.policies[PolicyKey(p)] = &policy{Policy: p}
 	}
+	*m = *Compile(m.Cluster())
+	return Delta{Full: true}
+}
+
+// Cluster is what the Matrix stands for, without its Services: all that a
+// compilation from scratch needs. A node without addresses is none.
+func (m *Matrix) Cluster() *model.Cluster {
 	c := &model.Cluster{PodRanges: m.podRanges}
 	for _, key := range slices.Sorted(maps.Keys(m.endpoints)) {
 		c.Endpoints = append(c.Endpoints, *m.endpoints[key].Endpoint)
@@ -98,10 +105,11 @@ func (m *Matrix) rebuild(ch Change) Delta {
 		c.Namespaces = append(c.Namespaces, m.namespaces[name])
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
-		c.Nodes = append(c.Nodes, m.nodes[name])
+		if n := m.nodes[name]; len(n.IPs) > 0 {
+			c.Nodes = append(c.Nodes, n)
+		}
 	}
-	*m = *Compile(c)
-	return Delta{Full: true}
+	return c
 }
 
 // changePolicies adds the new policies before it takes the old ones away, so

@@ -90,25 +90,39 @@ func (l *Lab) ProbeEach(ctx context.Context, probes []Probe, timeout time.Durati
 }
 
 func (l *Lab) probe(ctx context.Context, p Probe, timeout time.Duration) Outcome {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	to := netip.AddrPortFrom(p.To, p.Port)
 	switch p.Protocol {
-	case model.TCP:
-		conn, err := l.dial(ctx, p.From, "tcp", p.Source, to)
-		if err == nil {
-			// A reset leaves no TIME-WAIT behind that a later probe could meet.
-			_ = conn.(*net.TCPConn).SetLinger(0)
-			_ = conn.Close()
+	case model.TCP, model.UDP:
+		ns, err := l.netNS(p.From)
+		if err != nil {
+			return Failed
 		}
-		return outcome(err)
-	case model.UDP:
-		_, err := l.exchange(ctx, p.From, p.Source, to, knock)
-		return outcome(err)
+		defer func() { _ = ns.Close() }()
+		return ProbeFrom(ctx, ns, p, timeout)
 	case model.SCTP, model.ICMP, model.ICMPv6:
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
 		return outcome(l.askRaw(ctx, p))
 	}
 	return Failed
+}
+
+// ProbeFrom probes from inside a network namespace, of whatever pod, by TCP or
+// UDP. Something that answers datagrams has to be at the other end for UDP.
+func ProbeFrom(ctx context.Context, ns netns.NsHandle, p Probe, timeout time.Duration) Outcome {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	to := netip.AddrPortFrom(p.To, p.Port)
+	if p.Protocol == model.UDP {
+		_, err := exchangeIn(ctx, ns, p.Source, to, knock)
+		return outcome(err)
+	}
+	conn, err := dialIn(ctx, ns, "tcp", p.Source, to)
+	if err == nil {
+		// A reset leaves no TIME-WAIT behind that a later probe could meet.
+		_ = conn.(*net.TCPConn).SetLinger(0)
+		_ = conn.Close()
+	}
+	return outcome(err)
 }
 
 // knock is what UDP probes send: a DNS question, which DNS servers answer too.
@@ -157,13 +171,8 @@ func (l *Lab) netNS(from string) (netns.NsHandle, error) {
 	return netns.NsHandle(fd), nil
 }
 
-// dial connects from inside a network namespace.
-func (l *Lab) dial(ctx context.Context, from, network string, source netip.Addr, to netip.AddrPort) (conn net.Conn, err error) {
-	ns, err := l.netNS(from)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = ns.Close() }()
+// dialIn connects from inside a network namespace.
+func dialIn(ctx context.Context, ns netns.NsHandle, network string, source netip.Addr, to netip.AddrPort) (conn net.Conn, err error) {
 	err = inNS(ns, func() error {
 		d := net.Dialer{LocalAddr: localAddr(network, source), KeepAlive: -1}
 		conn, err = d.DialContext(ctx, network, to.String())
@@ -183,10 +192,20 @@ func localAddr(network string, source netip.Addr) net.Addr {
 	return net.UDPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
 }
 
-// exchange sends a datagram, once more after half of the time, and returns the
-// answer.
+// exchange sends a datagram from a pod and returns the answer.
 func (l *Lab) exchange(ctx context.Context, from string, source netip.Addr, to netip.AddrPort, out []byte) ([]byte, error) {
-	conn, err := l.dial(ctx, from, "udp", source, to)
+	ns, err := l.netNS(from)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = ns.Close() }()
+	return exchangeIn(ctx, ns, source, to, out)
+}
+
+// exchangeIn sends a datagram, once more after half of the time, and returns
+// the answer.
+func exchangeIn(ctx context.Context, ns netns.NsHandle, source netip.Addr, to netip.AddrPort, out []byte) ([]byte, error) {
+	conn, err := dialIn(ctx, ns, "udp", source, to)
 	if err != nil {
 		return nil, err
 	}

@@ -177,7 +177,12 @@ func TestDNSOverEveryTransport(t *testing.T) {
 func ask(l *Lab, network string, server netip.AddrPort, name string, qtype uint16) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
-	conn, err := l.dial(ctx, "shop/db-1", network, netip.Addr{}, server)
+	ns, err := l.netNS("shop/db-1")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = ns.Close() }()
+	conn, err := dialIn(ctx, ns, network, netip.Addr{}, server)
 	if err != nil {
 		return nil, err
 	}

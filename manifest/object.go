@@ -4,7 +4,6 @@ import (
 	"maps"
 	"net/netip"
 	"strconv"
-	"strings"
 
 	"github.com/sallyport-dev/sallyport/dialect/field"
 	"github.com/sallyport-dev/sallyport/model"
@@ -114,15 +113,10 @@ func podIPs(status field.Cursor) []field.Cursor {
 	return out
 }
 
-// owner is the workload that a pod belongs to: its controller, or for a
-// Deployment's ReplicaSet the Deployment, by the hash in the name.
+// owner is the workload that a pod belongs to; for a bare pod, the pod.
 func owner(meta field.Cursor, s model.Source, labels map[string]string) model.Workload {
 	for _, o := range meta.Field("ownerReferences").Items() {
-		w := model.Workload{Kind: o.Field("kind").Value(), Name: o.Field("name").Value()}
-		if hash := labels["pod-template-hash"]; w.Kind == "ReplicaSet" && hash != "" && strings.HasSuffix(w.Name, "-"+hash) {
-			return model.Workload{Kind: "Deployment", Name: strings.TrimSuffix(w.Name, "-"+hash)}
-		}
-		return w
+		return model.OwnerOf(o.Field("kind").Value(), o.Field("name").Value(), labels["pod-template-hash"])
 	}
 	return model.Workload{Kind: "Pod", Name: s.Name}
 }

@@ -1,6 +1,9 @@
 package model
 
-import "net/netip"
+import (
+	"net/netip"
+	"strings"
+)
 
 // MetadataName is the label that every namespace carries with its own name.
 const MetadataName = "kubernetes.io/metadata.name"
@@ -37,10 +40,20 @@ type Workload struct {
 	Name string
 }
 
+// OwnerOf is the workload behind a pod's first owner: for a Deployment's
+// ReplicaSet the Deployment, by the pod-template-hash in the name.
+func OwnerOf(kind, name, hash string) Workload {
+	if deployment, ok := strings.CutSuffix(name, "-"+hash); ok && kind == "ReplicaSet" && hash != "" {
+		return Workload{Kind: "Deployment", Name: deployment}
+	}
+	return Workload{Kind: kind, Name: name}
+}
+
 // Endpoint is one pod.
 type Endpoint struct {
 	Namespace      string
 	Name           string
+	UID            string // tells pods of one name apart, one after the other; "" in files
 	Workload       Workload
 	Labels         map[string]string // shared between the pods of a workload: never written
 	ServiceAccount string

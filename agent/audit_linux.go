@@ -1,0 +1,60 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sallyport-dev/sallyport/engine"
+)
+
+// audit compares the kernel with what it should hold, and puts right what
+// somebody else has changed: links that were detached, a table that was
+// flushed, entries that were written over.
+func (n *Node) audit() {
+	if n.agent == nil || n.matrix == nil {
+		return
+	}
+	found := n.agent.drifted()
+	if found == nil {
+		n.drift = nil
+		return
+	}
+	n.counts.drift.Inc()
+	n.log.Error("the kernel does not hold what was published; enforcing anew", "found", found)
+	if err := n.renew(); err != nil {
+		n.drift = fmt.Errorf("the kernel does not hold what was published (%w), and cannot be put right: %w", found, err)
+		n.log.Error("cannot enforce anew", "error", err)
+		n.reportSoon()
+		return
+	}
+	n.drift = nil
+	n.publish(engine.Delta{Full: true})
+}
+
+// renew loads the program anew beside the old one, which it then replaces.
+func (n *Node) renew() error {
+	a, err := New(n.config.Enforce)
+	if err != nil {
+		return err
+	}
+	n.stopEvents()
+	old := n.agent
+	n.agent = a
+	n.startEvents()
+	return old.Close()
+}
+
+// drifted says how the kernel differs from what was published; nil: it does not.
+func (a *Agent) drifted() error {
+	if err := a.program.Attached(); err != nil {
+		return err
+	}
+	s, err := a.program.Snapshot()
+	if err != nil {
+		return err
+	}
+	if diff := a.publisher.Planner.Differs(s); diff != "" {
+		return errors.New(diff)
+	}
+	return nil
+}

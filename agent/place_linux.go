@@ -1,0 +1,226 @@
+package agent
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	raw "github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// places knows by which device of the node each address of a pod is reached,
+// whatever the CNI does: the kernel says for each veth which address its other
+// end has. Where it cannot, a host route says it. One goroutine owns places.
+type places struct {
+	space netns.NsHandle
+	links *netlink.Handle
+	ends  *raw.Conn // asks about other network namespaces
+
+	own     []netip.Addr // the node's own addresses
+	devices map[uint32]*device
+	at      map[netip.Addr]uint32 // pod's address to ifindex
+}
+
+// device is one end of a veth in the node's network namespace.
+type device struct {
+	name  string
+	space int // the kernel's number for the other end's network namespace
+	peer  int // the other end's ifindex there
+	addrs []netip.Addr
+}
+
+// newPlaces looks at the network namespace of that path; "" is the process's.
+func newPlaces(path string) (*places, error) {
+	if path == "" {
+		path = "/proc/thread-self/ns/net"
+	}
+	space, err := netns.GetFromPath(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open network namespace %s: %w", path, err)
+	}
+	p := &places{space: space, devices: map[uint32]*device{}, at: map[netip.Addr]uint32{}}
+	if p.links, err = netlink.NewHandleAt(space, unix.NETLINK_ROUTE); err == nil {
+		p.ends, err = raw.Dial(unix.NETLINK_ROUTE, &raw.Config{Strict: true, NetNS: int(space)})
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot open netlink: %w", err), p.close())
+	}
+	return p, nil
+}
+
+func (p *places) close() error {
+	if p.links != nil {
+		p.links.Close()
+	}
+	if p.ends != nil {
+		_ = p.ends.Close()
+	}
+	return p.space.Close()
+}
+
+// refresh looks at the devices again: new ones and those without an address
+// are asked for theirs, those that are gone are forgotten.
+func (p *places) refresh() error {
+	links, err := p.links.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return fmt.Errorf("cannot list the node's devices: %w", err)
+	}
+	if err := p.readOwn(); err != nil {
+		return err
+	}
+	seen := make(map[uint32]*device, len(links))
+	for _, l := range links {
+		a := l.Attrs()
+		if l.Type() != "veth" || a.NetNsID < 0 {
+			continue
+		}
+		d := p.devices[uint32(a.Index)]
+		if d == nil || d.space != a.NetNsID || d.peer != a.ParentIndex {
+			d = &device{name: a.Name, space: a.NetNsID, peer: a.ParentIndex}
+		}
+		seen[uint32(a.Index)] = d
+	}
+	p.devices = seen
+	for _, d := range p.devices {
+		if len(d.addrs) == 0 {
+			// A namespace that has just ended has no addresses, and its
+			// device is gone in a moment.
+			d.addrs, _ = p.addrsOf(d)
+		}
+	}
+	clear(p.at)
+	for index, d := range p.devices {
+		for _, a := range d.addrs {
+			p.at[a] = index
+		}
+	}
+	return nil
+}
+
+func (p *places) readOwn() error {
+	list, err := p.links.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return fmt.Errorf("cannot list the node's addresses: %w", err)
+	}
+	p.own = nil
+	for _, x := range list {
+		if a, ok := netip.AddrFromSlice(x.IP); ok && !a.Unmap().IsLoopback() && !a.IsLinkLocalUnicast() {
+			p.own = append(p.own, a.Unmap())
+		}
+	}
+	slices.SortFunc(p.own, netip.Addr.Compare)
+	p.own = slices.Compact(p.own)
+	return nil
+}
+
+// forget makes the next refresh ask this device for its addresses again.
+func (p *places) forget(index uint32) {
+	if d := p.devices[index]; d != nil {
+		d.addrs = nil
+	}
+}
+
+// deviceOf is the ifindex of the device that leads to the pod's address, or 0.
+func (p *places) deviceOf(a netip.Addr) uint32 {
+	if i := p.at[a]; i != 0 {
+		return i
+	}
+	routes, err := p.links.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
+	if err != nil || len(routes) != 1 || routes[0].Dst == nil || routes[0].Gw != nil {
+		return 0
+	}
+	if ones, bits := routes[0].Dst.Mask.Size(); ones != bits || routes[0].Type != unix.RTN_UNICAST {
+		return 0
+	}
+	return uint32(routes[0].LinkIndex)
+}
+
+// addrsOf asks for the addresses of the device's other end, in another network
+// namespace, without entering it. Source: IFA_TARGET_NETNSID in if_addr.h.
+func (p *places) addrsOf(d *device) ([]netip.Addr, error) {
+	e := raw.NewAttributeEncoder()
+	e.Int32(unix.IFA_TARGET_NETNSID, int32(d.space))
+	attributes, err := e.Encode()
+	if err != nil {
+		return nil, err
+	}
+	header := make([]byte, unix.SizeofIfAddrmsg) // of all families and devices
+	answers, err := p.ends.Execute(raw.Message{
+		Header: raw.Header{Type: unix.RTM_GETADDR, Flags: raw.Request | raw.Dump},
+		Data:   append(header, attributes...),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask for the addresses behind %s: %w", d.name, err)
+	}
+	var out []netip.Addr
+	for _, m := range answers {
+		if a, ok := addressIn(m.Data, d.peer); ok {
+			out = append(out, a)
+		}
+	}
+	return out, nil
+}
+
+// addressIn reads one struct ifaddrmsg with its attributes; an address of
+// another device or of the link only is none.
+func addressIn(data []byte, ifindex int) (netip.Addr, bool) {
+	if len(data) < unix.SizeofIfAddrmsg || int(binary.NativeEndian.Uint32(data[4:])) != ifindex || data[3] != unix.RT_SCOPE_UNIVERSE {
+		return netip.Addr{}, false
+	}
+	attributes, err := raw.NewAttributeDecoder(data[unix.SizeofIfAddrmsg:])
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	var local, address netip.Addr
+	for attributes.Next() {
+		switch attributes.Type() {
+		case unix.IFA_LOCAL:
+			local, _ = netip.AddrFromSlice(attributes.Bytes())
+		case unix.IFA_ADDRESS:
+			address, _ = netip.AddrFromSlice(attributes.Bytes())
+		}
+	}
+	if local.IsValid() { // of a point-to-point link, the other one is the peer's
+		return local, true
+	}
+	return address, address.IsValid()
+}
+
+// subscribe says on changed, at least once, that devices or addresses of the
+// node have changed since it was last read.
+func (p *places) subscribe(done <-chan struct{}, changed chan<- struct{}) error {
+	links, addrs := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64)
+	failed := func(error) {} // a lost message is followed by others; unplaced pods are looked for anyway
+	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{Namespace: &p.space, ErrorCallback: failed}); err != nil {
+		return fmt.Errorf("cannot watch the node's devices: %w", err)
+	}
+	if err := netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{Namespace: &p.space, ErrorCallback: failed}); err != nil {
+		return fmt.Errorf("cannot watch the node's addresses: %w", err)
+	}
+	go func() {
+		for links != nil || addrs != nil {
+			select {
+			case _, ok := <-links:
+				if !ok {
+					links = nil
+					continue
+				}
+			case _, ok := <-addrs:
+				if !ok {
+					addrs = nil
+					continue
+				}
+			}
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return nil
+}

@@ -1,0 +1,16 @@
+// Package kube turns the Kubernetes API into a [model.Cluster] and then into
+// the changes of it: a [Watcher] lists and watches what policies can see, and
+// [Load] lists it once.
+//
+// Objects are cut down to what policies can see the moment they arrive, so
+// that what is kept grows with the pods and policies and not with what the API
+// says of them. Policies never pass through typed structs, which would drop
+// fields that they do not know: they are decoded by package dialect, as
+// strictly as files are.
+//
+// client-go's reflectors do the listing and watching, one goroutine per
+// resource, started by Run; they share one state behind one lock. What Next
+// and Snapshot return is immutable and belongs to everybody. The tests run
+// against an HTTP server that lists, watches, fails, repeats itself and
+// forgets, and hold every incremental result against a fresh Load.
+package kube

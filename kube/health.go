@@ -1,0 +1,115 @@
+package kube
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// Health is how the reading of one resource goes. While Err is set the state
+// last known is kept.
+type Health struct {
+	Resource string    // "networkpolicies.networking.k8s.io"
+	Optional bool      // the cluster may do without it
+	Absent   bool      // optional, and the cluster does not have it
+	Synced   bool      // it was listed whole at least once
+	Contact  time.Time // when the API server was last heard of it; zero: never
+	Err      error     // why it cannot be read now; nil: it can
+	Since    time.Time // since when it cannot
+}
+
+// String says it in one line.
+func (h Health) String() string {
+	switch {
+	case h.Err != nil:
+		return fmt.Sprintf("%s: since %s: %v", h.Resource, h.Since.Format(time.RFC3339), h.Err)
+	case h.Absent:
+		return h.Resource + ": not in this cluster"
+	case !h.Synced:
+		return h.Resource + ": not listed yet"
+	}
+	return h.Resource + ": up to date"
+}
+
+// health keeps the Health of a resource; any goroutine may use it.
+type health struct {
+	mu   sync.Mutex
+	now  Health
+	of   *resource
+	log  *slog.Logger
+	stir func() // has Next look again
+}
+
+func (h *health) heard() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.now.Err != nil {
+		h.log.Info("reads again", "resource", h.now.Resource, "away", time.Since(h.now.Since).Round(time.Millisecond))
+	}
+	h.now.Err, h.now.Since, h.now.Contact, h.now.Absent = nil, time.Time{}, time.Now(), false
+}
+
+func (h *health) failed(verb string, err error) {
+	err = explain(h.of, verb, err)
+	h.mu.Lock()
+	said := h.now.Err != nil && apierrors.ReasonForError(h.now.Err) == apierrors.ReasonForError(err)
+	if h.now.Err == nil {
+		h.now.Since = time.Now()
+	}
+	h.now.Err = err
+	h.mu.Unlock()
+	if !said {
+		h.log.Error(err.Error(), "resource", h.now.Resource)
+	}
+	h.stir()
+}
+
+func (h *health) synced() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.now.Synced = true
+}
+
+func (h *health) absent() {
+	h.mu.Lock()
+	h.now.Absent, h.now.Err, h.now.Contact = true, nil, time.Now()
+	h.mu.Unlock()
+	h.stir()
+}
+
+// holdsUp says whether the first Update must wait for the resource. One that
+// the cluster may do without is not waited for if it is refused, or fails for long.
+func (h *health) holdsUp(patience time.Duration) bool {
+	now := h.state()
+	switch {
+	case now.Synced || now.Absent:
+		return false
+	case now.Optional && now.Err != nil:
+		return !apierrors.IsForbidden(now.Err) && time.Since(now.Since) < patience
+	}
+	return true
+}
+
+func (h *health) state() Health {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.now
+}
+
+// explain says what to do about an error of the API server.
+func explain(r *resource, verb string, err error) error {
+	switch {
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("cannot %s %s: %w; the ClusterRole needs the rule {apiGroups: [%q], resources: [%q], verbs: [list, watch]}",
+			verb, r.name(), err, r.gvr.Group, r.gvr.Resource)
+	case apierrors.IsUnauthorized(err):
+		return fmt.Errorf("cannot %s %s: %w; the credentials are not accepted: is the token or certificate expired?", verb, r.name(), err)
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("cannot %s %s: the API server has no %s of %s; it is too old, or the API is turned off", verb, r.name(), r.gvr.Resource, strings.TrimPrefix(r.gvr.GroupVersion().String(), "/"))
+	}
+	return fmt.Errorf("cannot %s %s: %w", verb, r.name(), err)
+}

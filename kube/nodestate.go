@@ -1,0 +1,157 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+
+	"github.com/sallyport-dev/sallyport/model"
+)
+
+// stateVersion and stateResource are of the objects in which agents say what
+// they enforce, one for each node, named as it is.
+var (
+	stateVersion  = schema.GroupVersion{Group: "sallyport.dev", Version: "v1alpha1"}
+	stateResource = stateVersion.WithResource("nodestates")
+)
+
+// NodeState is what one node enforces. A policy is in force on the node if its
+// resourceVersion is not newer than Realised["networkpolicies.networking.k8s.io"].
+type NodeState struct {
+	Node      string            `json:"-"`
+	Ready     bool              `json:"ready"`
+	Degraded  []string          `json:"degraded"`
+	Realised  map[string]string `json:"realised"` // resource to resourceVersion
+	Revision  int64             `json:"revision"` // of the kernel's tables
+	Version   string            `json:"version"`  // of the agent
+	Policies  int               `json:"policies"`
+	Endpoints int               `json:"endpoints"` // pods of the node that are enforced
+	Problems  []model.Problem   `json:"problems"`  // of policies, at most MaxProblems
+	Updated   time.Time         `json:"updated"`
+}
+
+// policyResource is the key of Realised for NetworkPolicies.
+const policyResource = "networkpolicies.networking.k8s.io"
+
+// Enforces says whether a policy of that resourceVersion is in force on the
+// node. Resource versions of one resource are decimal numbers that grow.
+func (s *NodeState) Enforces(version string) bool {
+	return s.Ready && !older(s.Realised[policyResource], version)
+}
+
+// older compares two decimal numbers of any length.
+func older(a, b string) bool {
+	if len(a) != len(b) {
+		return len(a) < len(b)
+	}
+	return a < b
+}
+
+// PolicyVersions reads the resourceVersion of every NetworkPolicy, by
+// "namespace/name".
+func PolicyVersions(ctx context.Context, cfg *rest.Config) (map[string]string, error) {
+	c, err := metadata.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a client of the API server: %w", err)
+	}
+	list, err := c.Resource(schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list NetworkPolicies: %w", err)
+	}
+	out := map[string]string{}
+	for _, p := range list.Items {
+		out[p.Namespace+"/"+p.Name] = p.ResourceVersion
+	}
+	return out, nil
+}
+
+// MaxProblems is how many problems a NodeState carries: each is in every
+// node's object, and the API server keeps them all.
+const MaxProblems = 20
+
+// Reporter writes a node's NodeState. It is the agent's only write to the API
+// server.
+type Reporter struct {
+	client dynamic.Interface
+	node   string
+	uid    types.UID // of the Node, to which the state belongs
+}
+
+// NewReporter makes a Reporter; nothing is asked of the API server before
+// Report.
+func NewReporter(cfg *rest.Config, node string) (*Reporter, error) {
+	c, err := dynamic.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a client of the API server: %w", err)
+	}
+	return &Reporter{client: c, node: node}, nil
+}
+
+// Report writes the state whole. The object goes with its Node.
+func (r *Reporter) Report(ctx context.Context, s NodeState) error {
+	if len(s.Problems) > MaxProblems {
+		s.Problems = s.Problems[:MaxProblems]
+	}
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&s)
+	if err != nil {
+		return err
+	}
+	content["updated"] = s.Updated.UTC().Format(time.RFC3339)
+	o := &unstructured.Unstructured{Object: content}
+	o.SetGroupVersionKind(stateVersion.WithKind("NodeState"))
+	o.SetName(r.node)
+	if r.uid == "" {
+		n, err := r.client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "nodes"}).Get(ctx, r.node, metav1.GetOptions{})
+		if err != nil {
+			return fmt.Errorf("cannot read Node %s: %w", r.node, err)
+		}
+		r.uid = n.GetUID()
+	}
+	o.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: r.node, UID: r.uid}})
+	_, err = r.client.Resource(stateResource).Apply(ctx, r.node, o, metav1.ApplyOptions{FieldManager: "sallyport", Force: true})
+	if err != nil {
+		r.uid = "" // the Node may have been made anew
+		return fmt.Errorf("cannot write NodeState %s: %w", r.node, err)
+	}
+	return nil
+}
+
+// NodeStates reads what all nodes enforce. Without the resource in the cluster
+// there are none.
+func NodeStates(ctx context.Context, cfg *rest.Config) ([]NodeState, error) {
+	c, err := dynamic.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a client of the API server: %w", err)
+	}
+	list, err := c.Resource(stateResource).List(ctx, metav1.ListOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("cannot find the nodestates of %s: is Sallyport installed? kubectl apply -f deploy/sallyport.yaml", stateVersion.Group)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot list nodestates: %w", err)
+	}
+	var out []NodeState
+	for _, o := range list.Items {
+		text, err := json.Marshal(o.Object)
+		if err != nil {
+			return nil, err
+		}
+		s := NodeState{Node: o.GetName()}
+		if err := json.Unmarshal(text, &s); err != nil {
+			return nil, fmt.Errorf("cannot read NodeState %s: %w", o.GetName(), err)
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
