@@ -10,7 +10,7 @@ PKGS    := ./...
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test test-unprivileged race bench lint generate cross image chart clean
+.PHONY: build demo test test-unprivileged race bench lint generate cross image chart cluster cluster-down e2e clean
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/sallyport
@@ -59,6 +59,20 @@ chart:
 	$(GO) test -count=1 ./deploy -update
 	mkdir -p dist
 	tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C deploy --transform 's,^chart,sallyport,' -cf - chart | gzip -n > dist/sallyport-chart.tgz
+
+# A real Kubernetes of three nodes on this machine, to play with. The first
+# time it builds Kubernetes, which takes ten minutes on two cores. Other ones:
+# make cluster ARGS='-nodes 5 -cni bridge'.
+cluster:
+	cd e2e && $(GO) run ./cmd/cluster up $(ARGS)
+
+cluster-down:
+	cd e2e && $(GO) run ./cmd/cluster down
+
+# There is one cluster on a machine, so packages run one after the other.
+e2e: build
+	if [ "$$(id -u)" = 0 ]; then export SALLYPORT_REQUIRE_ROOT=1; fi; \
+	cd e2e && $(GO) vet ./... && $(GO) test -count=1 -timeout 60m -p 1 -v ./...
 
 clean:
 	rm -rf bin dist

@@ -109,7 +109,9 @@ type owner struct {
 
 func (m *Matrix) setNode(n model.Node) {
 	for _, a := range m.nodes[n.Name].IPs {
-		delete(m.nodeOf, a)
+		if m.nodeOf[a] == n.Name { // it may have moved to another node
+			delete(m.nodeOf, a)
+		}
 	}
 	m.nodes[n.Name] = n
 	for _, a := range n.IPs {

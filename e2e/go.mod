@@ -1,0 +1,3 @@
+module github.com/sallyport-dev/sallyport/e2e
+
+go 1.26.0
