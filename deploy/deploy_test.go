@@ -29,6 +29,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/api"
 	"github.com/sallyport-dev/sallyport/cni"
+	"github.com/sallyport-dev/sallyport/kube"
 	"github.com/sallyport-dev/sallyport/model"
 )
 
@@ -246,18 +247,24 @@ func TestRolesAreNoWider(t *testing.T) {
 func TestNodeStateFitsItsSchema(t *testing.T) {
 	crd := objects(t, render(t, nil))["CustomResourceDefinition"].(*apiextensionsv1.CustomResourceDefinition)
 	root := crd.Spec.Versions[0].Schema.OpenAPIV3Schema
-	problems := root.Properties["problems"]
-	if *problems.MaxItems != 20 || root.Properties["realised"].AdditionalProperties.Schema.Type != "string" {
-		t.Errorf("schema %+v", root)
+	if m := root.Properties["problems"].MaxItems; m == nil || *m != kube.MaxProblems {
+		t.Errorf("the schema takes %v problems, an agent says at most %d", m, kube.MaxProblems)
 	}
-	text, err := json.Marshal(model.Problem{
-		Severity: model.Warning, Message: "m", Hint: "h",
-		Source: model.Source{APIVersion: "a", Kind: "k", Namespace: "n", Name: "m", Field: "f", File: "g", Line: 1, Column: 1},
+	text, err := json.Marshal(&kube.NodeState{
+		Ready: true, Degraded: []string{"d"}, Realised: map[string]string{"pods": "1"}, Revision: 1, Version: "v", Policies: 1, Endpoints: 1,
+		Problems: []model.Problem{{
+			Severity: model.Warning, Message: "m", Hint: "h",
+			Source: model.Source{APIVersion: "a", Kind: "k", Namespace: "n", Name: "m", Field: "f", File: "g", Line: 1, Column: 1},
+		}},
 	})
 	must(t, err)
 	var said map[string]any
 	must(t, json.Unmarshal(text, &said))
-	fits(t, "problems[0]", said, *problems.Items.Schema)
+	fits(t, "NodeState", said, *root)
+	text, err = json.Marshal(&kube.NodeState{})
+	must(t, err)
+	must(t, json.Unmarshal(text, &said))
+	fits(t, "the zero NodeState", said, *root)
 	for _, c := range crd.Spec.Versions[0].AdditionalPrinterColumns {
 		name := strings.TrimPrefix(c.JSONPath, ".")
 		if _, ok := root.Properties[name]; !ok && name != "metadata.creationTimestamp" {
@@ -268,16 +275,31 @@ func TestNodeStateFitsItsSchema(t *testing.T) {
 
 func fits(t *testing.T, path string, value any, schema apiextensionsv1.JSONSchemaProps) {
 	t.Helper()
-	kind := map[reflect.Kind]string{reflect.String: "string", reflect.Float64: "integer", reflect.Map: "object"}[reflect.TypeOf(value).Kind()]
+	if value == nil && schema.Nullable {
+		return
+	}
+	kind := map[reflect.Kind]string{
+		reflect.String: "string", reflect.Float64: "integer", reflect.Bool: "boolean", reflect.Map: "object", reflect.Slice: "array",
+	}[reflect.ValueOf(value).Kind()]
 	if schema.Type != kind {
-		t.Errorf("%s is of type %q in the schema and %s in the code", path, schema.Type, kind)
+		t.Errorf("%s is of type %q in the schema and %q in the code", path, schema.Type, kind)
+		return
 	}
 	if len(schema.Enum) > 0 && !slices.ContainsFunc(schema.Enum, func(e apiextensionsv1.JSON) bool { return string(e.Raw) == fmt.Sprintf("%q", value) }) {
 		t.Errorf("%s is %v, which the schema does not list", path, value)
 	}
-	if object, ok := value.(map[string]any); ok {
-		for k, v := range object {
-			fits(t, path+"."+k, v, schema.Properties[k])
+	switch v := value.(type) {
+	case []any:
+		for _, x := range v {
+			fits(t, path+"[]", x, *schema.Items.Schema)
+		}
+	case map[string]any:
+		for k, x := range v {
+			if a := schema.AdditionalProperties; a != nil {
+				fits(t, path+"."+k, x, *a.Schema)
+				continue
+			}
+			fits(t, path+"."+k, x, schema.Properties[k])
 		}
 	}
 }
@@ -291,7 +313,12 @@ var metrics = map[string][]string{
 	"sallyport_table_size":                 {"table"},
 	"sallyport_events_lost_total":          nil,
 	"sallyport_packets_total":              {"reason"},
-	"sallyport_denied_total":               {"policy", "direction"},
+	"sallyport_denied_total":               {"policy", "direction", "reason"},
+	"sallyport_drift_total":                nil,
+	"sallyport_ready":                      nil,
+	"sallyport_policies":                   nil,
+	"sallyport_endpoints":                  {"where"},
+	"sallyport_problems":                   {"severity"},
 	"sallyport_revision":                   nil,
 	"sallyport_api_contact_seconds":        {"resource"},
 }

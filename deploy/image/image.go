@@ -148,6 +148,9 @@ func makeLayer(binary []byte) (plain, compressed []byte, err error) {
 	for _, h := range []tar.Header{
 		{Name: "sallyport", Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(binary))},
 		{Name: "sallyport-cni", Typeflag: tar.TypeSymlink, Mode: 0o777, Linkname: "sallyport"},
+		// Runtimes name a pod's network namespace /var/run/netns/X.
+		{Name: "var/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "var/run", Typeflag: tar.TypeSymlink, Mode: 0o777, Linkname: "../run"},
 	} {
 		h.ModTime = time.Unix(0, 0)
 		err = errors.Join(err, t.WriteHeader(&h))
