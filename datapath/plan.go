@@ -450,11 +450,11 @@ func (l *plan) planDevices(keys map[string]struct{}) {
 
 func (l *plan) take(from *slots, count uint32) (uint32, error) {
 	first, early, err := from.take(count)
-	if err != nil {
-		return 0, err
-	}
 	if early {
 		l.grace.all = true // until it has passed, also if this plan fails
+	}
+	if err != nil {
+		return 0, err
 	}
 	l.needsGrace = l.needsGrace || l.grace.all
 	l.taken = append(l.taken, taken{from, first, count})

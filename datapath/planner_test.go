@@ -848,3 +848,23 @@ func TestRestartHidesUnpublishedEntries(t *testing.T) {
 	}
 	w.check(t, w.packets(500))
 }
+
+// Slots that were put back rest until the grace period has passed, also if
+// they were looked at for a run that did not fit.
+func TestSlotsThatDidNotFitRestOn(t *testing.T) {
+	p := NewPlanner(Limits{Ranges: 4}, nil)
+	l := newPlan(p, engine.Compile(&model.Cluster{}), Placement{})
+	for _, count := range []uint32{1, 2, 1} {
+		if _, err := l.take(&p.rangeSlots, count); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.rangeSlots.put(1, 2)
+	if _, err := l.take(&p.rangeSlots, 3); err == nil {
+		t.Fatal("three of two slots were taken")
+	}
+	l = newPlan(p, engine.Compile(&model.Cluster{}), Placement{})
+	if _, err := l.take(&p.rangeSlots, 1); err != nil || !l.needsGrace {
+		t.Errorf("a slot that packets may look at is written to: %v", err)
+	}
+}

@@ -60,8 +60,8 @@ type slots struct {
 	resting []span
 }
 
-// take finds a run. early is set if the run has not rested: the grace period
-// must pass before it is written to.
+// take finds a run. early is set if runs have not rested that are free now, also
+// if none will do: the grace period must pass before they are written to.
 func (s *slots) take(count uint32) (first uint32, early bool, err error) {
 	if first, ok := takeFrom(&s.free, count); ok {
 		return first, false, nil
@@ -71,11 +71,12 @@ func (s *slots) take(count uint32) (first uint32, early bool, err error) {
 		s.next += count
 		return first, false, nil
 	}
+	early = len(s.resting) > 0
 	s.rest()
 	if first, ok := takeFrom(&s.free, count); ok {
-		return first, true, nil
+		return first, early, nil
 	}
-	return 0, false, &FullError{s.table, s.size}
+	return 0, early, &FullError{s.table, s.size}
 }
 
 func takeFrom(spans *[]span, count uint32) (uint32, bool) {
