@@ -92,6 +92,9 @@ func (p *Program) load(o Options) error {
 		return fmt.Errorf("cannot read the BPF object: %w", err)
 	}
 	o.size(spec)
+	if err := sizeJournal(spec); err != nil {
+		return err
+	}
 	if err := adoptPinnedSizes(spec, p.pin); err != nil {
 		return err
 	}

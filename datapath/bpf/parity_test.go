@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/ringbuf"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
@@ -176,7 +175,7 @@ type parityBed struct {
 	ns      string
 	program *Program
 	witness *witness
-	events  *ringbuf.Reader
+	events  *journal
 	devices []device // of the pods, then the uplink
 	raw     [3]int   // sockets that send as the node: IPv4, IPv4 in fragments, IPv6
 	stats   Stats
@@ -257,10 +256,10 @@ func newParityBed(t *testing.T) *parityBed {
 	})
 	b.program = loadIn(t, b.ns)
 	var err error
-	if b.events, err = ringbuf.NewReader(b.program.objects.Events); err != nil {
+	if b.events, err = b.program.openJournal(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { b.events.Close() })
+	t.Cleanup(func() { b.events.close() })
 	b.settle(t)
 	return b
 }
@@ -788,17 +787,8 @@ func plain(e flow.Event) flow.Event {
 
 func (b *parityBed) compareEvents(t *testing.T, wanted []flow.Event) {
 	t.Helper()
-	var record ringbuf.Record
-	b.events.SetDeadline(time.Now())
-	for {
-		err := b.events.ReadInto(&record)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		e := plain(readEvent(record.RawSample).Flow())
+	for _, event := range b.events.read() {
+		e := plain(event.Flow())
 		i := slices.Index(wanted, e)
 		if i < 0 {
 			t.Errorf("event %+v, want %+v", e, wanted)

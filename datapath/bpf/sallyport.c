@@ -40,6 +40,7 @@ enum { CT_ESTABLISHED, CT_RELATED, CT_NEW, CT_REPLY, CT_RELATED_REPLY, CT_NEW_RE
 
 #define inline static __always_inline
 #define READ(x) (*(const volatile typeof(x) *)&(x))
+#define WRITE(x, to) (*(volatile typeof(x) *)&(x) = (to))
 
 /* peer is what the tables say of an address. */
 struct peer {
@@ -702,42 +703,54 @@ inline void count(__u32 reason)
 		*n += 1;
 }
 
-/* spend takes one event from the CPU's budget: at most a second's worth. */
-inline bool spend(__u32 rate, __u64 now)
+/* refill looks at the clock, which is dear: once in a tick. It gives the CPU
+ * events for the time since the last one, at most a second's worth. */
+inline void refill(struct ring *r, __u32 rate)
 {
-	__u32 zero = 0;
-	struct budget *b = bpf_map_lookup_elem(&budgets, &zero);
+	__u64 now = bpf_ktime_get_ns(), passed = now - r->refilled, tokens = r->tokens;
 
-	if (!b)
-		return false;
-	__u64 passed = now - b->refilled;
+	r->time = now;
+	if (passed <= 10000000ULL)
+		return;
+	tokens += (passed > 1000000000ULL ? 1000000000ULL : passed) * rate / 1000000000ULL;
+	r->tokens = tokens > rate ? rate : tokens;
+	r->refilled = now;
+}
 
-	if (passed > 1000000000ULL) {
-		b->tokens = rate;
-		b->refilled = now;
-	} else if (passed > 10000000ULL) {
-		__u64 tokens = b->tokens + passed * rate / 1000000000ULL;
+/* next_event takes the next place in the CPU's part of the journal, if there
+ * is one and the rate allows it. A packet that the node sends may be
+ * interrupted anywhere in here by the judgement of another. */
+inline struct event *next_event(__u32 rate, __u32 *number)
+{
+	__u32 cpu = bpf_get_smp_processor_id(), slot;
+	struct ring *r = bpf_map_lookup_elem(&rings, &cpu);
+	struct event *e;
+	__u64 tick = bpf_jiffies64(), tokens;
 
-		b->tokens = tokens > rate ? rate : tokens;
-		b->refilled = now;
+	if (!r || READ(r->head) - READ(r->tail) >= RING_EVENTS - RING_SPARE)
+		return 0;
+	if (r->tick != tick) {
+		r->tick = tick;
+		refill(r, rate);
 	}
-	if (!b->tokens)
-		return false;
-	b->tokens--;
-	return true;
+	tokens = READ(r->tokens);
+	if (!tokens)
+		return 0;
+	r->tokens = tokens - 1;
+	*number = __sync_fetch_and_add(&r->head, 1);
+	slot = cpu * RING_EVENTS + (*number & (RING_EVENTS - 1));
+	e = bpf_map_lookup_elem(&journal, &slot);
+	if (e)
+		e->time = r->time;
+	return e;
 }
 
 inline void report(const struct packet *p, __u32 reason, __u32 rate)
 {
-	__u64 now = bpf_ktime_get_ns();
-	struct event *e;
+	__u32 number;
+	struct event *e = next_event(rate, &number);
 	__u8 flags = 0;
 
-	if (!spend(rate, now)) {
-		count(REASON_LOST_EVENTS);
-		return;
-	}
-	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {
 		count(REASON_LOST_EVENTS);
 		return;
@@ -751,7 +764,6 @@ inline void report(const struct packet *p, __u32 reason, __u32 rate)
 		flags |= EVENT_REPLY;
 	if (p->verdict.conditional)
 		flags |= EVENT_CONDITIONAL;
-	e->time = now;
 	e->revision = p->revision;
 	e->egress_gate = p->verdict.egress_gate;
 	e->ingress_gate = p->verdict.ingress_gate;
@@ -769,7 +781,8 @@ inline void report(const struct packet *p, __u32 reason, __u32 rate)
 	e->hook = p->flow.hook;
 	e->reason = reason;
 	e->flags = flags;
-	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	barrier(); /* the reader sees to the processors that need more */
+	WRITE(e->sequence, number + 1);
 }
 
 inline void read_conntrack(struct bpf_nf_ctx *ctx, struct packet *p)
