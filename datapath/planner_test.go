@@ -23,6 +23,7 @@ type world struct {
 	placement Placement
 	pods      map[string]*model.Endpoint
 	serial    int
+	ports     uint16 // that rules name besides
 }
 
 func newWorld(seed uint64) *world {
@@ -66,6 +67,9 @@ func (w *world) section() *model.Section {
 		if !r.AnyPort {
 			p := uint16(80 + w.random.IntN(3))
 			r.Ports = []model.Port{{Protocol: model.TCP, First: p, Last: p + uint16(w.random.IntN(2))}}
+			for i := range w.ports {
+				r.Ports = append(r.Ports, model.Port{Protocol: model.TCP, First: 1000 + 2*i, Last: 1000 + 2*i})
+			}
 		}
 		s.Rules = append(s.Rules, r)
 	}

@@ -8,9 +8,11 @@ import (
 
 // Limits are the sizes of the kernel's tables, in entries. Columns is the
 // number of identities that rows have bits for; History the number of
-// revisions whose slots can still be attributed.
+// revisions whose slots can still be attributed. Gates that find no Index free
+// do without.
 type Limits struct {
 	Subjects, Gates, Ranges, Rows, Columns uint32
+	Indexes                                uint32
 	Addresses, Prefixes, Devices           uint32
 	History                                uint32
 }
@@ -19,6 +21,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Subjects: 4096, Gates: 16384, Ranges: 262144, Rows: 16384, Columns: 65536,
+		Indexes:   128,
 		Addresses: 131072, Prefixes: 131072, Devices: 4096, History: 64,
 	}
 }

@@ -21,6 +21,7 @@ const (
 	objectMapConfig     = "config"
 	objectMapDevices    = "devices"
 	objectMapGates      = "gates"
+	objectMapIndexes    = "indexes"
 	objectMapJournal    = "journal"
 	objectMapPrefixes   = "prefixes"
 	objectMapRanges     = "ranges"
@@ -87,6 +88,7 @@ type objectMapSpecs struct {
 	Config    *ebpf.MapSpec `ebpf:"config"`
 	Devices   *ebpf.MapSpec `ebpf:"devices"`
 	Gates     *ebpf.MapSpec `ebpf:"gates"`
+	Indexes   *ebpf.MapSpec `ebpf:"indexes"`
 	Journal   *ebpf.MapSpec `ebpf:"journal"`
 	Prefixes  *ebpf.MapSpec `ebpf:"prefixes"`
 	Ranges    *ebpf.MapSpec `ebpf:"ranges"`
@@ -127,6 +129,7 @@ type objectMaps struct {
 	Config    *ebpf.Map `ebpf:"config"`
 	Devices   *ebpf.Map `ebpf:"devices"`
 	Gates     *ebpf.Map `ebpf:"gates"`
+	Indexes   *ebpf.Map `ebpf:"indexes"`
 	Journal   *ebpf.Map `ebpf:"journal"`
 	Prefixes  *ebpf.Map `ebpf:"prefixes"`
 	Ranges    *ebpf.Map `ebpf:"ranges"`
@@ -143,6 +146,7 @@ func (m *objectMaps) Close() error {
 		m.Config,
 		m.Devices,
 		m.Gates,
+		m.Indexes,
 		m.Journal,
 		m.Prefixes,
 		m.Ranges,

@@ -25,6 +25,7 @@ func TestTwins(t *testing.T) {
 	twins := map[string]any{
 		"versioned": datapath.Versioned{}, "address": datapath.Address{}, "prefix": datapath.Prefix{},
 		"subject": datapath.Subject{}, "gate": datapath.Gate{}, "range": datapath.Range{},
+		"page":        datapath.Page{},
 		"address_key": addressKey{}, "prefix_key": prefixKey{}, "event": Event{},
 	}
 	for name, twin := range twins {
@@ -34,6 +35,14 @@ func TestTwins(t *testing.T) {
 			continue
 		}
 		compareTwins(t, name, c, reflect.TypeOf(twin))
+	}
+	for name, want := range map[string]int{"indexes": int(unsafe.Sizeof(datapath.Index{})), "rings": 64} {
+		if got := int(spec.Maps[name].ValueSize); got != want {
+			t.Errorf("%s: %d bytes in C, want %d", name, got, want)
+		}
+	}
+	if got := spec.Maps["journal"].MaxEntries; got != ringEvents {
+		t.Errorf("%d events per processor in C, %d in Go", got, ringEvents)
 	}
 }
 
@@ -147,6 +156,7 @@ func TestInvalidTx(t *testing.T) {
 		"two":        {publish, publish},
 		"gate":       {datapath.SetGate{ID: p.gates.length}, publish},
 		"range":      {datapath.SetRange{Index: p.ranges.length}, publish},
+		"index":      {datapath.SetIndex{ID: p.indexes.length}, publish},
 		"subject":    {datapath.SetSubject{ID: p.subjects.length}, publish},
 		"row":        {datapath.SetRow{Row: p.chunk.MaxEntries}, publish},
 		"chunk":      {datapath.SetRow{Chunk: uint32(len(p.chunks))}, publish},

@@ -416,32 +416,62 @@ inline bool row_has(__u32 id, __u32 identity)
 	return READ(row->words[identity >> 6 & (CHUNK_WORDS - 1)]) >> (identity & 63) & 1;
 }
 
+/* count_by_index is how many ranges of a gate start at the port key or before;
+ * the page is that of the key. */
+inline __u32 count_by_index(const struct page *page, __u32 port)
+{
+	__u32 upto = 2U << port % INDEX_PORTS;
+
+	return page->before + __builtin_popcount(page->starts & (upto - 1));
+}
+
+inline struct page *find_page(__u32 id, __u32 port)
+{
+	struct index *index = bpf_map_lookup_elem(&indexes, &id);
+	__u32 page = (port & 0xffff) / INDEX_PORTS + (port >> 16 == UDP) * INDEX_PAGES;
+
+	return index ? &index->pages[page & (2 * INDEX_PAGES - 1)] : 0;
+}
+
+/* count_by_search is the same for gates and protocols without an index. The
+ * search has no branch but its end: the verifier walks it once. */
+inline __u32 count_by_search(const struct gate *gate, __u32 port)
+{
+	__u32 low = gate->first, left = gate->count;
+
+	for (int i = 0; i < MAX_RANGE_STEPS && left > 1; i++) {
+		__u32 half = left / 2, middle = low + half;
+		struct range *range = bpf_map_lookup_elem(&ranges, &middle);
+
+		if (!range)
+			return 0;
+		low += half * (__u32)(((__u64)range->start - port - 1) >> 63);
+		left -= half;
+	}
+	return left == 1 ? low - gate->first + 1 : 0;
+}
+
 /* find_range is the last range of the gate that starts at the port key or
- * before. The search has no branch but its end: the verifier walks it once. */
+ * before. */
 inline struct range *find_range(__u32 id, __u32 port)
 {
 	struct gate *gate = bpf_map_lookup_elem(&gates, &id);
 	struct range *range;
-	__u32 low, left;
+	__u32 n;
 
 	if (!gate)
 		return 0;
-	low = gate->first;
-	left = gate->count;
-	for (int i = 0; i < MAX_RANGE_STEPS && left > 1; i++) {
-		__u32 half = left / 2, middle = low + half;
-		__u64 before;
+	if (gate->index && (port >> 16 == TCP || port >> 16 == UDP)) {
+		struct page *page = find_page(gate->index, port);
 
-		range = bpf_map_lookup_elem(&ranges, &middle);
-		if (!range)
-			return 0;
-		before = ((__u64)range->start - port - 1) >> 63;
-		low += half * (__u32)before;
-		left -= half;
+		n = page ? count_by_index(page, port) : 0;
+	} else {
+		n = count_by_search(gate, port);
 	}
-	if (left != 1)
+	if (n == 0 || n > gate->count)
 		return 0;
-	range = bpf_map_lookup_elem(&ranges, &low);
+	n += gate->first - 1;
+	range = bpf_map_lookup_elem(&ranges, &n);
 	return range && range->start <= port ? range : 0;
 }
 

@@ -10,6 +10,8 @@
 #define RING_EVENTS 4096 /* per CPU */
 #define RING_SPARE 16    /* for packets that interrupt each other */
 #define MAX_RANGE_STEPS 20
+#define INDEX_PORTS 32   /* per page */
+#define INDEX_PAGES 2048 /* per protocol */
 
 enum { GATE_OPEN = 0 };
 enum { ROW_NONE = 0, ROW_ALL = 1 };
@@ -59,11 +61,23 @@ struct subject {
 
 struct gate {
 	__u32 first, count;
+	__u32 index; /* 0: none */
 };
 
 struct range {
 	__u32 start;
 	__u32 allow, shadow, conditional, log;
+};
+
+/* page is what an index knows of 32 neighbouring ports: at which of them
+ * ranges of the gate start, and how many ranges start before the first. */
+struct page {
+	__u32 starts, before;
+};
+
+/* index is what makes a large gate as fast as a small one. */
+struct index {
+	struct page pages[2 * INDEX_PAGES]; /* TCP's, UDP's */
 };
 
 struct row {
@@ -203,6 +217,15 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } ranges SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 128);
+	__type(key, __u32);
+	__type(value, struct index);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} indexes SEC(".maps");
 
 struct chunk {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
