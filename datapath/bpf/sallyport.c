@@ -877,6 +877,18 @@ inline bool is_cached(const struct packet *p, const struct cached *c)
 	return c->revision == p->revision && c->epoch == p->epoch && same_flow(&c->flow, &p->flow);
 }
 
+/* remember writes the revision last: a packet that interrupts this one, which
+ * the node sends, does not take half a flow for a whole one. */
+inline void remember(const struct packet *p, struct cached *c)
+{
+	WRITE(c->revision, 0);
+	barrier();
+	c->flow = p->flow;
+	c->epoch = p->epoch;
+	barrier();
+	WRITE(c->revision, p->revision);
+}
+
 inline __u32 judge(struct packet *p)
 {
 	bool related = p->info == CT_RELATED || p->info == CT_RELATED_REPLY;
@@ -909,11 +921,8 @@ int sallyport(struct bpf_nf_ctx *ctx)
 	__builtin_memset(&p.verdict, 0, sizeof(p.verdict));
 	if (reason == UNDECIDED)
 		reason = judge(&p);
-	if (cached && reason == REASON_ALLOWED) {
-		cached->flow = p.flow;
-		cached->revision = p.revision;
-		cached->epoch = p.epoch;
-	}
+	if (cached && reason == REASON_ALLOWED)
+		remember(&p, cached);
 	count(reason);
 	if (c->flags & CONFIG_EVENTS && (reason > REASON_UNJUDGED || (p.info == CT_NEW && reason == REASON_ALLOWED)))
 		report(&p, reason, c->event_rate);
