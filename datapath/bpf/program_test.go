@@ -303,3 +303,45 @@ func TestProbe(t *testing.T) {
 		}
 	}
 }
+
+// TestFullJournal leaves events unread until there is no room: what is in the
+// journal stays, what is not is counted, and reading makes room again.
+func TestFullJournal(t *testing.T) {
+	p := loadIn(t, newNS(t))
+	apply(t, p)
+	j, err := p.openJournal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.close()
+	run := func(n uint32) {
+		t.Helper()
+		fragment := append(make([]byte, 6), 0, 8, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0, 0, 0, 0)
+		fragment[0] = 0x45
+		if _, err := p.objects.Sallyport.Run(&ebpf.RunOptions{Data: fragment, Repeat: n}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	total := uint64(0)
+	for _, n := range []uint32{3, ringEvents * 3 * j.rings.length, 5} {
+		run(n)
+		total += uint64(n)
+		events := j.read()
+		for _, e := range events {
+			if e.Reason != Fragment {
+				t.Fatalf("event %+v", e)
+			}
+		}
+		stats, err := p.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		total -= uint64(len(events))
+		if stats[LostEvents] != total || len(events) > int(n) || n < 10 && len(events) != int(n) || n > 10 && len(events) < ringEvents/2 {
+			t.Errorf("of %d events %d were read and %d lost in all, want %d", n, len(events), stats[LostEvents], total)
+		}
+	}
+	if events := j.read(); len(events) != 0 {
+		t.Errorf("%d events were read twice", len(events))
+	}
+}
