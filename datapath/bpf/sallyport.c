@@ -877,6 +877,37 @@ inline bool is_cached(const struct packet *p, const struct cached *c)
 	return c->revision == p->revision && c->epoch == p->epoch && same_flow(&c->flow, &p->flow);
 }
 
+inline void turn_devices(struct flow *f)
+{
+	__u32 in = f->in_ifindex;
+
+	f->in_ifindex = f->out_ifindex;
+	f->out_ifindex = in;
+	f->reply ^= 1;
+}
+
+/* is_answer says whether the packet goes back in a flow that is in the cache
+ * and comes by the device of its source. Of forwarded packets the tables ask
+ * the same in both directions but that. */
+inline bool is_answer(struct packet *p)
+{
+	struct cached *c;
+	__u32 slot;
+	bool known;
+
+	if (p->info != CT_REPLY || p->flow.hook != HOOK_FORWARD || !p->tracked)
+		return false;
+	turn_devices(&p->flow);
+	slot = slot_of(&p->flow);
+	c = bpf_map_lookup_elem(&cache, &slot);
+	known = c && is_cached(p, c);
+	turn_devices(&p->flow);
+	if (!known)
+		return false;
+	look_up(p->flow.destination, p->revision, &p->destination);
+	return !is_spoofed(p, &p->destination, p->flow.destination);
+}
+
 /* remember writes the revision last: a packet that interrupts this one, which
  * the node sends, does not take half a flow for a whole one. */
 inline void remember(const struct packet *p, struct cached *c)
@@ -893,6 +924,8 @@ inline __u32 judge(struct packet *p)
 {
 	bool related = p->info == CT_RELATED || p->info == CT_RELATED_REPLY;
 
+	if (is_answer(p))
+		return REASON_ALLOWED;
 	return p->tracked && related && is_icmp_error(p) ? judge_error(p) : judge_packet(p);
 }
 
