@@ -398,6 +398,9 @@ func (p *Planner) release(s *gateSlot) {
 	}
 	p.gateSlots.put(s.slot, 1)
 	p.rangeSlots.put(s.first, s.count)
+	if s.index != IndexNone {
+		p.indexSlots.put(s.index, 1)
+	}
 	p.history.endGate(s.slot)
 	for _, r := range s.rows {
 		if r.refs--; r.refs > 0 {

@@ -17,6 +17,7 @@ type Fake struct {
 	Subjects  map[uint32]Subject
 	Gates     map[uint32]Gate
 	Ranges    map[uint32]Range
+	Indexes   map[uint32]*Index
 	Rows      map[[2]uint32]SetRow // by row and chunk
 
 	// RedirectMark and RedirectMask tell packets on their way to the proxy; a
@@ -66,6 +67,7 @@ func (f *Fake) init() {
 	f.Addresses, f.Prefixes = map[netip.Addr]Address{}, map[netip.Prefix]Prefix{}
 	f.Devices, f.Subjects = map[uint32]uint32{}, map[uint32]Subject{}
 	f.Gates, f.Ranges, f.Rows = map[uint32]Gate{}, map[uint32]Range{}, map[[2]uint32]SetRow{}
+	f.Indexes = map[uint32]*Index{}
 }
 
 func (f *Fake) apply(op Op) {
@@ -74,6 +76,8 @@ func (f *Fake) apply(op Op) {
 		f.Rows[[2]uint32{o.Row, o.Chunk}] = o
 	case SetRange:
 		f.Ranges[o.Index] = o.Range
+	case SetIndex:
+		f.Indexes[o.ID] = o.Index
 	case SetGate:
 		f.Gates[o.ID] = o.Gate
 	case SetSubject:

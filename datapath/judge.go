@@ -353,6 +353,12 @@ func (j *judge) pass(gate, key, identity uint32) bool {
 // find is the last range of the gate that starts at or before the key.
 func (f *Fake) find(gate, key uint32) (Range, bool) {
 	g := f.Gates[gate]
+	if x := f.Indexes[g.Index]; x != nil {
+		if n, ok := x.count(key); ok {
+			r := f.Ranges[g.First+n-1]
+			return r, n > 0 && n <= g.Count && r.Start <= key
+		}
+	}
 	starts := make([]uint32, g.Count)
 	for i := range starts {
 		starts[i] = f.Ranges[g.First+uint32(i)].Start

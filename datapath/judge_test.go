@@ -67,7 +67,7 @@ func judgedNode() *Fake {
 			tx = append(tx, SetRange{ranges, Range{Start: port, Allow: allow, Shadow: allow, Conditional: conditional, Log: 3}}, SetRange{ranges + 1, Range{Start: port + 1}})
 			ranges += 2
 		}
-		tx = append(tx, SetGate{id, Gate{first, ranges - first}})
+		tx = append(tx, SetGate{id, Gate{First: first, Count: ranges - first}})
 	}
 	gate(gateA, 2, 3)
 	gate(gateB, 4, RowNone)

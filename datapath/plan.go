@@ -450,11 +450,11 @@ func (l *plan) planDevices(keys map[string]struct{}) {
 
 func (l *plan) take(from *slots, count uint32) (uint32, error) {
 	first, early, err := from.take(count)
-	if err != nil {
-		return 0, err
-	}
 	if early {
 		l.grace.all = true // until it has passed, also if this plan fails
+	}
+	if err != nil {
+		return 0, err
 	}
 	l.needsGrace = l.needsGrace || l.grace.all
 	l.taken = append(l.taken, taken{from, first, count})
@@ -482,9 +482,28 @@ func (l *plan) placeGate(g *engine.Gate) (*gateSlot, error) {
 			return nil, err
 		}
 	}
-	l.write(SetGate{s.slot, Gate{s.first, s.count}})
+	l.placeIndex(s)
+	l.write(SetGate{s.slot, Gate{s.first, s.count, s.index}})
 	l.newGates[g] = s
 	return s, nil
+}
+
+// placeIndex gives a large gate its index; if none is free, its ranges are
+// searched.
+func (l *plan) placeIndex(s *gateSlot) {
+	if s.count < indexFrom {
+		return
+	}
+	slot, err := l.take(&l.indexSlots, 1)
+	if err != nil {
+		return
+	}
+	s.index = slot
+	starts := make([]uint32, s.count)
+	for i, r := range s.gate.Ranges {
+		starts[i] = uint32(r.First)
+	}
+	l.write(SetIndex{slot, indexOf(starts)})
 }
 
 func (l *plan) placeRange(s *gateSlot, i uint32, r *engine.Range) error {

@@ -51,7 +51,7 @@ type Planner struct {
 	revision Revision
 	history  *History
 
-	subjectSlots, gateSlots, rangeSlots, rowSlots slots
+	subjectSlots, gateSlots, rangeSlots, indexSlots, rowSlots slots
 
 	addresses  map[netip.Addr]Address
 	prefixes   map[netip.Prefix]Prefix
@@ -85,6 +85,7 @@ type gateSlot struct {
 	slot  uint32
 	first uint32
 	count uint32
+	index uint32
 	rows  []*rowSlot // one for each use by a range
 	refs  int        // doors of published subjects
 }
@@ -157,6 +158,7 @@ func NewPlanner(limits Limits, snapshot *Snapshot) *Planner {
 		subjectSlots: slots{table: "subjects", size: limits.Subjects, next: 1},
 		gateSlots:    slots{table: "gates", size: limits.Gates, next: gateClosed + 1},
 		rangeSlots:   slots{table: "ranges", size: limits.Ranges},
+		indexSlots:   slots{table: "indexes", size: limits.Indexes, next: IndexNone + 1},
 		rowSlots:     slots{table: "rows", size: limits.Rows, next: RowAll + 1},
 		addresses:    map[netip.Addr]Address{}, prefixes: map[netip.Prefix]Prefix{},
 		devices: map[uint32]uint32{}, subjects: map[uint32]Subject{},
@@ -203,7 +205,7 @@ func (p *Planner) NeedsGrace() bool { return p.pending != nil && p.pending.needs
 // Graced tells the Planner that Kernel.WaitGrace has returned.
 func (p *Planner) Graced() {
 	p.grace = newGrace()
-	for _, s := range []*slots{&p.subjectSlots, &p.gateSlots, &p.rangeSlots, &p.rowSlots} {
+	for _, s := range []*slots{&p.subjectSlots, &p.gateSlots, &p.rangeSlots, &p.indexSlots, &p.rowSlots} {
 		s.rest()
 	}
 }

@@ -23,6 +23,7 @@ type world struct {
 	placement Placement
 	pods      map[string]*model.Endpoint
 	serial    int
+	ports     uint16 // that rules name besides
 }
 
 func newWorld(seed uint64) *world {
@@ -66,6 +67,9 @@ func (w *world) section() *model.Section {
 		if !r.AnyPort {
 			p := uint16(80 + w.random.IntN(3))
 			r.Ports = []model.Port{{Protocol: model.TCP, First: p, Last: p + uint16(w.random.IntN(2))}}
+			for i := range w.ports {
+				r.Ports = append(r.Ports, model.Port{Protocol: model.TCP, First: 1000 + 2*i, Last: 1000 + 2*i})
+			}
 		}
 		s.Rules = append(s.Rules, r)
 	}
@@ -847,4 +851,24 @@ func TestRestartHidesUnpublishedEntries(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.check(t, w.packets(500))
+}
+
+// Slots that were put back rest until the grace period has passed, also if
+// they were looked at for a run that did not fit.
+func TestSlotsThatDidNotFitRestOn(t *testing.T) {
+	p := NewPlanner(Limits{Ranges: 4}, nil)
+	l := newPlan(p, engine.Compile(&model.Cluster{}), Placement{})
+	for _, count := range []uint32{1, 2, 1} {
+		if _, err := l.take(&p.rangeSlots, count); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.rangeSlots.put(1, 2)
+	if _, err := l.take(&p.rangeSlots, 3); err == nil {
+		t.Fatal("three of two slots were taken")
+	}
+	l = newPlan(p, engine.Compile(&model.Cluster{}), Placement{})
+	if _, err := l.take(&p.rangeSlots, 1); err != nil || !l.needsGrace {
+		t.Errorf("a slot that packets may look at is written to: %v", err)
+	}
 }

@@ -8,9 +8,11 @@ import (
 
 // Limits are the sizes of the kernel's tables, in entries. Columns is the
 // number of identities that rows have bits for; History the number of
-// revisions whose slots can still be attributed.
+// revisions whose slots can still be attributed. Gates that find no Index free
+// do without.
 type Limits struct {
 	Subjects, Gates, Ranges, Rows, Columns uint32
+	Indexes                                uint32
 	Addresses, Prefixes, Devices           uint32
 	History                                uint32
 }
@@ -19,6 +21,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Subjects: 4096, Gates: 16384, Ranges: 262144, Rows: 16384, Columns: 65536,
+		Indexes:   128,
 		Addresses: 131072, Prefixes: 131072, Devices: 4096, History: 64,
 	}
 }
@@ -60,8 +63,8 @@ type slots struct {
 	resting []span
 }
 
-// take finds a run. early is set if the run has not rested: the grace period
-// must pass before it is written to.
+// take finds a run. early is set if runs have not rested that are free now, also
+// if none will do: the grace period must pass before they are written to.
 func (s *slots) take(count uint32) (first uint32, early bool, err error) {
 	if first, ok := takeFrom(&s.free, count); ok {
 		return first, false, nil
@@ -71,11 +74,12 @@ func (s *slots) take(count uint32) (first uint32, early bool, err error) {
 		s.next += count
 		return first, false, nil
 	}
+	early = len(s.resting) > 0
 	s.rest()
 	if first, ok := takeFrom(&s.free, count); ok {
-		return first, true, nil
+		return first, early, nil
 	}
-	return 0, false, &FullError{s.table, s.size}
+	return 0, early, &FullError{s.table, s.size}
 }
 
 func takeFrom(spans *[]span, count uint32) (uint32, bool) {

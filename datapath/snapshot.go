@@ -66,15 +66,16 @@ func settle(v Versioned, r Revision) (settled Versioned, dirty bool) {
 
 // inherited are the slots of a predecessor, to be freed after the first
 // publication.
-type inherited struct{ gates, ranges, rows []span }
+type inherited struct{ gates, ranges, indexes, rows []span }
 
 // inherit keeps the slots that the published doors lead to.
 func (p *Planner) inherit(s *Snapshot) {
-	gates, ranges, rows := map[uint32]struct{}{}, map[uint32]struct{}{}, map[uint32]struct{}{}
+	gates, ranges, indexes, rows := map[uint32]struct{}{}, map[uint32]struct{}{}, map[uint32]struct{}{}, map[uint32]struct{}{}
 	for _, subject := range p.subjects {
 		for _, slot := range []uint32{subject.Egress.At(s.Revision), subject.Ingress.At(s.Revision)} {
 			gates[slot] = struct{}{}
 			g := s.Gates[slot]
+			indexes[g.Index] = struct{}{}
 			for i := range min(g.Count, p.limits.Ranges) {
 				r := s.Ranges[g.First+i]
 				ranges[g.First+i] = struct{}{}
@@ -84,14 +85,14 @@ func (p *Planner) inherit(s *Snapshot) {
 			}
 		}
 	}
-	p.inherited = inherited{p.gateSlots.adopt(gates), p.rangeSlots.adopt(ranges), p.rowSlots.adopt(rows)}
+	p.inherited = inherited{p.gateSlots.adopt(gates), p.rangeSlots.adopt(ranges), p.indexSlots.adopt(indexes), p.rowSlots.adopt(rows)}
 }
 
 func (p *Planner) disinherit() {
 	for _, x := range []struct {
 		to   *slots
 		held []span
-	}{{&p.gateSlots, p.inherited.gates}, {&p.rangeSlots, p.inherited.ranges}, {&p.rowSlots, p.inherited.rows}} {
+	}{{&p.gateSlots, p.inherited.gates}, {&p.rangeSlots, p.inherited.ranges}, {&p.indexSlots, p.inherited.indexes}, {&p.rowSlots, p.inherited.rows}} {
 		for _, h := range x.held {
 			x.to.put(h.first, h.count)
 		}

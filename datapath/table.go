@@ -34,6 +34,7 @@ const (
 	IdentityUnknown = 0 // closed: an address in a pod range that nobody knows
 	SubjectNone     = 0 // the address is no local pod's
 	GateOpen        = 0 // not isolated
+	IndexNone       = 0 // the ranges are searched
 	RowNone         = 0 // no identity
 	RowAll          = 1 // every identity
 )
@@ -67,7 +68,10 @@ type Subject struct {
 
 // Gate is the span of a gate's ranges, sorted by Start; the first range starts
 // at 0, so every port key falls into exactly one. Twin: struct gate.
-type Gate struct{ First, Count uint32 }
+type Gate struct {
+	First, Count uint32
+	Index        uint32 // slot of the Index of its ranges; IndexNone if it has none
+}
 
 // Range is one interval of port keys (protocol<<16 | port), up to the next
 // range's Start. The columns of row Allow that are set may pass; Shadow is the
@@ -77,6 +81,20 @@ type Range struct {
 	Start                           uint32
 	Allow, Shadow, Conditional, Log uint32
 }
+
+// Index finds the range of a TCP or UDP port in a large gate at once: page by
+// page, first TCP's, then UDP's. Twin: struct index.
+type Index [2 * indexPages]Page
+
+// Page is what an Index knows of 32 neighbouring port keys: Starts has a bit for
+// each at which a range starts, and Before ranges of the gate start before the
+// first. Twin: struct page.
+type Page struct{ Starts, Before uint32 }
+
+const (
+	indexPorts = 32 // of a page
+	indexPages = 1 << 16 / indexPorts
+)
 
 // ChunkColumns is the number of identities whose row bits lie in one chunk.
 const ChunkColumns = 1024
@@ -95,6 +113,11 @@ type (
 	SetRange struct {
 		Index uint32
 		Range Range
+	}
+	// SetIndex writes a slot of the index table.
+	SetIndex struct {
+		ID    uint32
+		Index *Index
 	}
 	// SetGate writes a slot of the gate table.
 	SetGate struct {
@@ -131,6 +154,7 @@ type (
 
 func (SetRow) op()        {}
 func (SetRange) op()      {}
+func (SetIndex) op()      {}
 func (SetGate) op()       {}
 func (SetSubject) op()    {}
 func (SetDevice) op()     {}

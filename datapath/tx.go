@@ -27,8 +27,14 @@ func describe(op Op) string {
 		r := o.Range
 		return fmt.Sprintf("range %d from %d/%d: allow row %d, shadow row %d, conditional row %d, log row %d",
 			o.Index, r.Start&0xffff, r.Start>>16, r.Allow, r.Shadow, r.Conditional, r.Log)
+	case SetIndex:
+		n := 0
+		for _, page := range o.Index {
+			n += bits.OnesCount32(page.Starts)
+		}
+		return fmt.Sprintf("index %d: %d starts", o.ID, n)
 	case SetGate:
-		return fmt.Sprintf("gate %d: ranges %d+%d", o.ID, o.Gate.First, o.Gate.Count)
+		return fmt.Sprintf("gate %d: ranges %d+%d, index %d", o.ID, o.Gate.First, o.Gate.Count, o.Gate.Index)
 	case SetSubject:
 		return fmt.Sprintf("subject %d: egress gate %v, ingress gate %v", o.ID, o.Subject.Egress, o.Subject.Ingress)
 	case SetDevice:

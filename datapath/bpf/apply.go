@@ -125,13 +125,17 @@ func (p *Program) publish(r datapath.Revision) error {
 
 // WaitGrace returns when every packet that was under way has been judged.
 func (p *Program) WaitGrace() error {
+	waitGrace()
+	return nil
+}
+
+func waitGrace() {
 	const membarrierGlobal = 1
 	_, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
 	if errno != 0 {
 		// Not with nohz_full processors; no packet is judged for that long.
 		time.Sleep(100 * time.Millisecond)
 	}
-	return nil
 }
 
 // check finds the Publish and sees that every slot exists.
@@ -164,6 +168,8 @@ func (p *Program) slot(op datapath.Op) (slot, length uint32) {
 		return op.Row, p.chunk.MaxEntries
 	case datapath.SetRange:
 		return op.Index, p.ranges.length
+	case datapath.SetIndex:
+		return op.ID, p.indexes.length
 	case datapath.SetGate:
 		return op.ID, p.gates.length
 	case datapath.SetSubject:
@@ -180,6 +186,8 @@ func (p *Program) execute(op datapath.Op) (back func() error, err error) {
 	case datapath.SetRange:
 		r := op.Range
 		return setWords(p.ranges, op.Index, r.Start, r.Allow, r.Shadow, r.Conditional, r.Log), nil
+	case datapath.SetIndex:
+		return p.setIndex(op), nil
 	case datapath.SetGate:
 		return p.setGate(op), nil
 	case datapath.SetSubject:
@@ -252,14 +260,26 @@ func setWords(a *area, index uint32, words ...uint32) func() error {
 	}
 }
 
-// setGate writes both words at once: a span is never half of another.
+// setIndex writes a slot that no gate leads to: there is nothing to take back.
+func (p *Program) setIndex(op datapath.SetIndex) func() error {
+	for i, page := range op.Index {
+		word := p.indexes.long(op.ID, uint32(8*i))
+		atomic.StoreUint64(word, *(*uint64)(unsafe.Pointer(&page)))
+	}
+	return func() error { return nil }
+}
+
+// setGate writes both words of the span at once: it is never half of another.
 func (p *Program) setGate(op datapath.SetGate) func() error {
 	word := p.gates.long(op.ID, 0)
 	old := atomic.LoadUint64(word)
+	index := p.gates.load(op.ID, 8)
 	gate := op.Gate
+	p.gates.store(op.ID, 8, gate.Index)
 	atomic.StoreUint64(word, *(*uint64)(unsafe.Pointer(&[2]uint32{gate.First, gate.Count})))
 	return func() error {
 		atomic.StoreUint64(word, old)
+		p.gates.store(op.ID, 8, index)
 		return nil
 	}
 }

@@ -2,15 +2,10 @@ package bpf
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strconv"
 	"time"
-	"unsafe"
-
-	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/sallyport-dev/sallyport/flow"
 )
@@ -65,7 +60,7 @@ const (
 // and identities are those of the connection's original direction; a door
 // that was not asked has gate 0. Twin: struct event.
 type Event struct {
-	Time                                uint64 // CLOCK_MONOTONIC, nanoseconds
+	Time                                uint64 // CLOCK_MONOTONIC, nanoseconds, of the processor's first event in a tick
 	Revision                            uint32
 	EgressGate, IngressGate             uint32
 	SourceIdentity, DestinationIdentity uint32
@@ -77,6 +72,7 @@ type Event struct {
 	Hook                                uint8 // 1 LOCAL_IN, 2 FORWARD, 3 LOCAL_OUT
 	Reason                              Reason
 	Flags                               uint8
+	Sequence                            uint32 // on its processor
 }
 
 // Source is the source address.
@@ -102,35 +98,26 @@ func (e *Event) Flow() flow.Event {
 }
 
 // Events hands over every event until the context ends, within about 20 ms of
-// its packet. Only one reader at a time sees them all.
+// its packet; the event is the caller's until handle returns. Only one reader
+// at a time sees them all.
 func (p *Program) Events(ctx context.Context, handle func(*Event)) error {
-	const patience = 20 * time.Millisecond
-	reader, err := ringbuf.NewReader(p.objects.Events)
+	j, err := p.openJournal()
 	if err != nil {
-		return fmt.Errorf("cannot read events: %w", err)
+		return err
 	}
-	defer reader.Close()
-	var record ringbuf.Record
-	for ctx.Err() == nil {
-		reader.SetDeadline(time.Now().Add(patience))
-		err := reader.ReadInto(&record)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			continue
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		batch := j.read()
+		for i := range batch {
+			handle(&batch[i])
 		}
-		if err != nil {
-			return fmt.Errorf("cannot read events: %w", err)
-		}
-		if len(record.RawSample) >= int(unsafe.Sizeof(Event{})) {
-			handle(readEvent(record.RawSample))
+		select {
+		case <-ctx.Done():
+			return j.close()
+		case <-ticker.C:
 		}
 	}
-	return nil
-}
-
-// readEvent copies an event out of the ring.
-func readEvent(raw []byte) *Event {
-	event := *(*Event)(unsafe.Pointer(&raw[0]))
-	return &event
 }
 
 // Stats is the number of packets by reason, since the maps were made.

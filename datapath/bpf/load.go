@@ -62,9 +62,10 @@ type Program struct {
 	links   *linkSet
 	chunk   *ebpf.MapSpec
 
-	config, subjects, gates, ranges *area
-	chunks                          []*area // nil: not made yet
-	pending                         []datapath.Op
+	config, subjects, gates, ranges, indexes *area
+
+	chunks  []*area // nil: not made yet
+	pending []datapath.Op
 }
 
 var _ datapath.Kernel = (*Program)(nil)
@@ -92,6 +93,9 @@ func (p *Program) load(o Options) error {
 		return fmt.Errorf("cannot read the BPF object: %w", err)
 	}
 	o.size(spec)
+	if err := sizeJournal(spec); err != nil {
+		return err
+	}
 	if err := adoptPinnedSizes(spec, p.pin); err != nil {
 		return err
 	}
@@ -118,7 +122,7 @@ func (o Options) size(spec *ebpf.CollectionSpec) {
 	l := o.Limits
 	for name, n := range map[string]uint32{
 		"addresses": l.Addresses, "prefixes": l.Prefixes, "devices": l.Devices,
-		"subjects": l.Subjects, "gates": l.Gates, "ranges": l.Ranges, "rows": l.Columns / datapath.ChunkColumns,
+		"subjects": l.Subjects, "gates": l.Gates, "ranges": l.Ranges, "indexes": l.Indexes, "rows": l.Columns / datapath.ChunkColumns,
 	} {
 		if n != 0 {
 			spec.Maps[name].MaxEntries = n
@@ -132,7 +136,7 @@ func (o Options) size(spec *ebpf.CollectionSpec) {
 // Limits are the sizes of the maps as they are, for the planner.
 func (p *Program) Limits() datapath.Limits {
 	return datapath.Limits{
-		Subjects: p.subjects.length, Gates: p.gates.length, Ranges: p.ranges.length,
+		Subjects: p.subjects.length, Gates: p.gates.length, Ranges: p.ranges.length, Indexes: p.indexes.length,
 		Rows: p.chunk.MaxEntries, Columns: uint32(len(p.chunks)) * datapath.ChunkColumns,
 		Addresses: p.objects.Addresses.MaxEntries(), Prefixes: p.objects.Prefixes.MaxEntries(),
 		Devices: p.objects.Devices.MaxEntries(), History: datapath.DefaultLimits().History,
@@ -203,7 +207,7 @@ func (p *Program) mapAreas() (err error) {
 		from *ebpf.Map
 	}{
 		{&p.config, p.objects.Config}, {&p.subjects, p.objects.Subjects},
-		{&p.gates, p.objects.Gates}, {&p.ranges, p.objects.Ranges},
+		{&p.gates, p.objects.Gates}, {&p.ranges, p.objects.Ranges}, {&p.indexes, p.objects.Indexes},
 	} {
 		if *a.to, err = newArea(a.from); err != nil {
 			return err
@@ -260,7 +264,7 @@ func (p *Program) Revision() datapath.Revision {
 // Close releases what the process holds. The enforcement goes on.
 func (p *Program) Close() error {
 	errs := []error{p.objects.Close()}
-	for _, a := range append([]*area{p.config, p.subjects, p.gates, p.ranges}, p.chunks...) {
+	for _, a := range append([]*area{p.config, p.subjects, p.gates, p.ranges, p.indexes}, p.chunks...) {
 		errs = append(errs, a.close())
 	}
 	if p.links != nil {

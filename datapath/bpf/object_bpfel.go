@@ -16,21 +16,21 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	objectMapAddresses   = "addresses"
-	objectMapBudgets     = "budgets"
-	objectMapCache       = "cache"
-	objectMapConfig      = "config"
-	objectMapDevices     = "devices"
-	objectMapEvents      = "events"
-	objectMapGates       = "gates"
-	objectMapPrefixes    = "prefixes"
-	objectMapRanges      = "ranges"
-	objectMapRows        = "rows"
-	objectMapStats       = "stats"
-	objectMapSubjects    = "subjects"
-	objectProgEmpty      = "empty"
-	objectProgSallyport  = "sallyport"
-	objectVarUnusedEvent = "unused_event"
+	objectMapAddresses  = "addresses"
+	objectMapCache      = "cache"
+	objectMapConfig     = "config"
+	objectMapDevices    = "devices"
+	objectMapGates      = "gates"
+	objectMapIndexes    = "indexes"
+	objectMapJournal    = "journal"
+	objectMapPrefixes   = "prefixes"
+	objectMapRanges     = "ranges"
+	objectMapRings      = "rings"
+	objectMapRows       = "rows"
+	objectMapStats      = "stats"
+	objectMapSubjects   = "subjects"
+	objectProgEmpty     = "empty"
+	objectProgSallyport = "sallyport"
 )
 
 // loadObject returns the embedded CollectionSpec for object.
@@ -84,14 +84,15 @@ type objectProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectMapSpecs struct {
 	Addresses *ebpf.MapSpec `ebpf:"addresses"`
-	Budgets   *ebpf.MapSpec `ebpf:"budgets"`
 	Cache     *ebpf.MapSpec `ebpf:"cache"`
 	Config    *ebpf.MapSpec `ebpf:"config"`
 	Devices   *ebpf.MapSpec `ebpf:"devices"`
-	Events    *ebpf.MapSpec `ebpf:"events"`
 	Gates     *ebpf.MapSpec `ebpf:"gates"`
+	Indexes   *ebpf.MapSpec `ebpf:"indexes"`
+	Journal   *ebpf.MapSpec `ebpf:"journal"`
 	Prefixes  *ebpf.MapSpec `ebpf:"prefixes"`
 	Ranges    *ebpf.MapSpec `ebpf:"ranges"`
+	Rings     *ebpf.MapSpec `ebpf:"rings"`
 	Rows      *ebpf.MapSpec `ebpf:"rows"`
 	Stats     *ebpf.MapSpec `ebpf:"stats"`
 	Subjects  *ebpf.MapSpec `ebpf:"subjects"`
@@ -101,7 +102,6 @@ type objectMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectVariableSpecs struct {
-	UnusedEvent *ebpf.VariableSpec `ebpf:"unused_event"`
 }
 
 // objectObjects contains all objects after they have been loaded into the kernel.
@@ -125,14 +125,15 @@ func (o *objectObjects) Close() error {
 // It can be passed to loadObjectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectMaps struct {
 	Addresses *ebpf.Map `ebpf:"addresses"`
-	Budgets   *ebpf.Map `ebpf:"budgets"`
 	Cache     *ebpf.Map `ebpf:"cache"`
 	Config    *ebpf.Map `ebpf:"config"`
 	Devices   *ebpf.Map `ebpf:"devices"`
-	Events    *ebpf.Map `ebpf:"events"`
 	Gates     *ebpf.Map `ebpf:"gates"`
+	Indexes   *ebpf.Map `ebpf:"indexes"`
+	Journal   *ebpf.Map `ebpf:"journal"`
 	Prefixes  *ebpf.Map `ebpf:"prefixes"`
 	Ranges    *ebpf.Map `ebpf:"ranges"`
+	Rings     *ebpf.Map `ebpf:"rings"`
 	Rows      *ebpf.Map `ebpf:"rows"`
 	Stats     *ebpf.Map `ebpf:"stats"`
 	Subjects  *ebpf.Map `ebpf:"subjects"`
@@ -141,14 +142,15 @@ type objectMaps struct {
 func (m *objectMaps) Close() error {
 	return _ObjectClose(
 		m.Addresses,
-		m.Budgets,
 		m.Cache,
 		m.Config,
 		m.Devices,
-		m.Events,
 		m.Gates,
+		m.Indexes,
+		m.Journal,
 		m.Prefixes,
 		m.Ranges,
+		m.Rings,
 		m.Rows,
 		m.Stats,
 		m.Subjects,
@@ -159,7 +161,6 @@ func (m *objectMaps) Close() error {
 //
 // It can be passed to loadObjectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectVariables struct {
-	UnusedEvent *ebpf.Variable `ebpf:"unused_event"`
 }
 
 // objectPrograms contains all programs after they have been loaded into the kernel.

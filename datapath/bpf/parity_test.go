@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/ringbuf"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
@@ -176,7 +175,7 @@ type parityBed struct {
 	ns      string
 	program *Program
 	witness *witness
-	events  *ringbuf.Reader
+	events  *journal
 	devices []device // of the pods, then the uplink
 	raw     [3]int   // sockets that send as the node: IPv4, IPv4 in fragments, IPv6
 	stats   Stats
@@ -257,10 +256,10 @@ func newParityBed(t *testing.T) *parityBed {
 	})
 	b.program = loadIn(t, b.ns)
 	var err error
-	if b.events, err = ringbuf.NewReader(b.program.objects.Events); err != nil {
+	if b.events, err = b.program.openJournal(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { b.events.Close() })
+	t.Cleanup(func() { b.events.close() })
 	b.settle(t)
 	return b
 }
@@ -535,6 +534,9 @@ func (b *parityBed) section() *model.Section {
 				r.Ports = append(r.Ports, b.port())
 			}
 		}
+		if !r.AnyPort && chance(b.random, 15) {
+			r.Ports = append(r.Ports, b.manyPorts()...)
+		}
 		s.Rules = append(s.Rules, r)
 	}
 	return s
@@ -548,13 +550,26 @@ func (b *parityBed) peer() model.Peer {
 	return model.Peer{Block: &model.IPBlock{CIDR: netip.MustParsePrefix(block)}}
 }
 
+// firstPort is where the ports of policies and packets begin; they lie in two
+// pages of an index.
+const firstPort = 95
+
+// manyPorts make a gate so large that it has an index.
+func (b *parityBed) manyPorts() (out []model.Port) {
+	for i := range uint16(20) {
+		first := pick[uint16](b.random, 0, firstPort, firstPort+1, 1000*i, 65500+i)
+		out = append(out, model.Port{Protocol: pick(b.random, model.TCP, model.UDP), First: first, Last: first})
+	}
+	return out
+}
+
 func (b *parityBed) port() model.Port {
 	protocol := pick(b.random, model.TCP, model.UDP, model.SCTP, model.ICMP, model.ICMPv6)
 	if protocol == model.ICMP || protocol == model.ICMPv6 {
 		first := pick[uint16](b.random, 0, 8<<8, 128<<8, 3<<8)
 		return model.Port{Protocol: protocol, First: first, Last: first + 0x8ff}
 	}
-	first := uint16(79 + b.random.IntN(4))
+	first := firstPort - 1 + uint16(b.random.IntN(4))
 	return model.Port{Protocol: protocol, First: first, Last: first + uint16(b.random.IntN(3))}
 }
 
@@ -590,7 +605,7 @@ func (b *parityBed) shoot() string {
 // fresh is a packet that answers none.
 func (b *parityBed) fresh() segment {
 	r, v6 := b.random, chance(b.random, 50)
-	s := segment{src: b.address(v6), dst: b.address(v6), hopLimit: 64, sport: uint16(40000 + r.IntN(3)), dport: uint16(79 + r.IntN(6))}
+	s := segment{src: b.address(v6), dst: b.address(v6), hopLimit: 64, sport: uint16(40000 + r.IntN(3)), dport: firstPort - 1 + uint16(r.IntN(6))}
 	own := chance(r, 20)
 	if own { // a pod and its node
 		family := map[bool]int{true: 1}[v6]
@@ -788,17 +803,8 @@ func plain(e flow.Event) flow.Event {
 
 func (b *parityBed) compareEvents(t *testing.T, wanted []flow.Event) {
 	t.Helper()
-	var record ringbuf.Record
-	b.events.SetDeadline(time.Now())
-	for {
-		err := b.events.ReadInto(&record)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		e := plain(readEvent(record.RawSample).Flow())
+	for _, event := range b.events.read() {
+		e := plain(event.Flow())
 		i := slices.Index(wanted, e)
 		if i < 0 {
 			t.Errorf("event %+v, want %+v", e, wanted)
@@ -869,6 +875,9 @@ func (b *parityBed) covered(t *testing.T) {
 		if b.states[info] == 0 {
 			t.Errorf("conntrack never said %d", info)
 		}
+	}
+	if len(b.fake.Indexes) == 0 {
+		t.Error("no gate had an index")
 	}
 	for name, n := range map[string]int{"shadow": b.flags.shadow, "log": b.flags.log, "reply": b.flags.reply, "redirected": b.flags.redirected} {
 		if n == 0 {

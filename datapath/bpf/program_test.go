@@ -25,6 +25,7 @@ func TestTwins(t *testing.T) {
 	twins := map[string]any{
 		"versioned": datapath.Versioned{}, "address": datapath.Address{}, "prefix": datapath.Prefix{},
 		"subject": datapath.Subject{}, "gate": datapath.Gate{}, "range": datapath.Range{},
+		"page":        datapath.Page{},
 		"address_key": addressKey{}, "prefix_key": prefixKey{}, "event": Event{},
 	}
 	for name, twin := range twins {
@@ -34,6 +35,14 @@ func TestTwins(t *testing.T) {
 			continue
 		}
 		compareTwins(t, name, c, reflect.TypeOf(twin))
+	}
+	for name, want := range map[string]int{"indexes": int(unsafe.Sizeof(datapath.Index{})), "rings": 64} {
+		if got := int(spec.Maps[name].ValueSize); got != want {
+			t.Errorf("%s: %d bytes in C, want %d", name, got, want)
+		}
+	}
+	if got := spec.Maps["journal"].MaxEntries; got != ringEvents {
+		t.Errorf("%d events per processor in C, %d in Go", got, ringEvents)
 	}
 }
 
@@ -147,6 +156,7 @@ func TestInvalidTx(t *testing.T) {
 		"two":        {publish, publish},
 		"gate":       {datapath.SetGate{ID: p.gates.length}, publish},
 		"range":      {datapath.SetRange{Index: p.ranges.length}, publish},
+		"index":      {datapath.SetIndex{ID: p.indexes.length}, publish},
 		"subject":    {datapath.SetSubject{ID: p.subjects.length}, publish},
 		"row":        {datapath.SetRow{Row: p.chunk.MaxEntries}, publish},
 		"chunk":      {datapath.SetRow{Chunk: uint32(len(p.chunks))}, publish},
@@ -291,5 +301,47 @@ func TestProbe(t *testing.T) {
 		if !c.OK {
 			t.Errorf("%s: %s", c.Name, c.Detail)
 		}
+	}
+}
+
+// TestFullJournal leaves events unread until there is no room: what is in the
+// journal stays, what is not is counted, and reading makes room again.
+func TestFullJournal(t *testing.T) {
+	p := loadIn(t, newNS(t))
+	apply(t, p)
+	j, err := p.openJournal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.close()
+	run := func(n uint32) {
+		t.Helper()
+		fragment := append(make([]byte, 6), 0, 8, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0, 0, 0, 0)
+		fragment[0] = 0x45
+		if _, err := p.objects.Sallyport.Run(&ebpf.RunOptions{Data: fragment, Repeat: n}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	total := uint64(0)
+	for _, n := range []uint32{3, ringEvents * 3 * j.rings.length, 5} {
+		run(n)
+		total += uint64(n)
+		events := j.read()
+		for _, e := range events {
+			if e.Reason != Fragment {
+				t.Fatalf("event %+v", e)
+			}
+		}
+		stats, err := p.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		total -= uint64(len(events))
+		if stats[LostEvents] != total || len(events) > int(n) || n < 10 && len(events) != int(n) || n > 10 && len(events) < ringEvents/2 {
+			t.Errorf("of %d events %d were read and %d lost in all, want %d", n, len(events), stats[LostEvents], total)
+		}
+	}
+	if events := j.read(); len(events) != 0 {
+		t.Errorf("%d events were read twice", len(events))
 	}
 }

@@ -40,6 +40,7 @@ enum { CT_ESTABLISHED, CT_RELATED, CT_NEW, CT_REPLY, CT_RELATED_REPLY, CT_NEW_RE
 
 #define inline static __always_inline
 #define READ(x) (*(const volatile typeof(x) *)&(x))
+#define WRITE(x, to) (*(volatile typeof(x) *)&(x) = (to))
 
 /* peer is what the tables say of an address. */
 struct peer {
@@ -415,32 +416,62 @@ inline bool row_has(__u32 id, __u32 identity)
 	return READ(row->words[identity >> 6 & (CHUNK_WORDS - 1)]) >> (identity & 63) & 1;
 }
 
+/* count_by_index is how many ranges of a gate start at the port key or before;
+ * the page is that of the key. */
+inline __u32 count_by_index(const struct page *page, __u32 port)
+{
+	__u32 upto = 2U << port % INDEX_PORTS;
+
+	return page->before + __builtin_popcount(page->starts & (upto - 1));
+}
+
+inline struct page *find_page(__u32 id, __u32 port)
+{
+	struct index *index = bpf_map_lookup_elem(&indexes, &id);
+	__u32 page = (port & 0xffff) / INDEX_PORTS + (port >> 16 == UDP) * INDEX_PAGES;
+
+	return index ? &index->pages[page & (2 * INDEX_PAGES - 1)] : 0;
+}
+
+/* count_by_search is the same for gates and protocols without an index. The
+ * search has no branch but its end: the verifier walks it once. */
+inline __u32 count_by_search(const struct gate *gate, __u32 port)
+{
+	__u32 low = gate->first, left = gate->count;
+
+	for (int i = 0; i < MAX_RANGE_STEPS && left > 1; i++) {
+		__u32 half = left / 2, middle = low + half;
+		struct range *range = bpf_map_lookup_elem(&ranges, &middle);
+
+		if (!range)
+			return 0;
+		low += half * (__u32)(((__u64)range->start - port - 1) >> 63);
+		left -= half;
+	}
+	return left == 1 ? low - gate->first + 1 : 0;
+}
+
 /* find_range is the last range of the gate that starts at the port key or
- * before. The search has no branch but its end: the verifier walks it once. */
+ * before. */
 inline struct range *find_range(__u32 id, __u32 port)
 {
 	struct gate *gate = bpf_map_lookup_elem(&gates, &id);
 	struct range *range;
-	__u32 low, left;
+	__u32 n;
 
 	if (!gate)
 		return 0;
-	low = gate->first;
-	left = gate->count;
-	for (int i = 0; i < MAX_RANGE_STEPS && left > 1; i++) {
-		__u32 half = left / 2, middle = low + half;
-		__u64 before;
+	if (gate->index && (port >> 16 == TCP || port >> 16 == UDP)) {
+		struct page *page = find_page(gate->index, port);
 
-		range = bpf_map_lookup_elem(&ranges, &middle);
-		if (!range)
-			return 0;
-		before = ((__u64)range->start - port - 1) >> 63;
-		low += half * (__u32)before;
-		left -= half;
+		n = page ? count_by_index(page, port) : 0;
+	} else {
+		n = count_by_search(gate, port);
 	}
-	if (left != 1)
+	if (n == 0 || n > gate->count)
 		return 0;
-	range = bpf_map_lookup_elem(&ranges, &low);
+	n += gate->first - 1;
+	range = bpf_map_lookup_elem(&ranges, &n);
 	return range && range->start <= port ? range : 0;
 }
 
@@ -702,42 +733,54 @@ inline void count(__u32 reason)
 		*n += 1;
 }
 
-/* spend takes one event from the CPU's budget: at most a second's worth. */
-inline bool spend(__u32 rate, __u64 now)
+/* refill looks at the clock, which is dear: once in a tick. It gives the CPU
+ * events for the time since the last one, at most a second's worth. */
+inline void refill(struct ring *r, __u32 rate)
 {
-	__u32 zero = 0;
-	struct budget *b = bpf_map_lookup_elem(&budgets, &zero);
+	__u64 now = bpf_ktime_get_ns(), passed = now - r->refilled, tokens = r->tokens;
 
-	if (!b)
-		return false;
-	__u64 passed = now - b->refilled;
+	r->time = now;
+	if (passed <= 10000000ULL)
+		return;
+	tokens += (passed > 1000000000ULL ? 1000000000ULL : passed) * rate / 1000000000ULL;
+	r->tokens = tokens > rate ? rate : tokens;
+	r->refilled = now;
+}
 
-	if (passed > 1000000000ULL) {
-		b->tokens = rate;
-		b->refilled = now;
-	} else if (passed > 10000000ULL) {
-		__u64 tokens = b->tokens + passed * rate / 1000000000ULL;
+/* next_event takes the next place in the CPU's part of the journal, if there
+ * is one and the rate allows it. A packet that the node sends may be
+ * interrupted anywhere in here by the judgement of another. */
+inline struct event *next_event(__u32 rate, __u32 *number)
+{
+	__u32 cpu = bpf_get_smp_processor_id(), slot;
+	struct ring *r = bpf_map_lookup_elem(&rings, &cpu);
+	struct event *e;
+	__u64 tick = bpf_jiffies64(), tokens;
 
-		b->tokens = tokens > rate ? rate : tokens;
-		b->refilled = now;
+	if (!r || READ(r->head) - READ(r->tail) >= RING_EVENTS - RING_SPARE)
+		return 0;
+	if (r->tick != tick) {
+		r->tick = tick;
+		refill(r, rate);
 	}
-	if (!b->tokens)
-		return false;
-	b->tokens--;
-	return true;
+	tokens = READ(r->tokens);
+	if (!tokens)
+		return 0;
+	r->tokens = tokens - 1;
+	*number = __sync_fetch_and_add(&r->head, 1);
+	slot = cpu * RING_EVENTS + (*number & (RING_EVENTS - 1));
+	e = bpf_map_lookup_elem(&journal, &slot);
+	if (e)
+		e->time = r->time;
+	return e;
 }
 
 inline void report(const struct packet *p, __u32 reason, __u32 rate)
 {
-	__u64 now = bpf_ktime_get_ns();
-	struct event *e;
+	__u32 number;
+	struct event *e = next_event(rate, &number);
 	__u8 flags = 0;
 
-	if (!spend(rate, now)) {
-		count(REASON_LOST_EVENTS);
-		return;
-	}
-	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {
 		count(REASON_LOST_EVENTS);
 		return;
@@ -751,7 +794,6 @@ inline void report(const struct packet *p, __u32 reason, __u32 rate)
 		flags |= EVENT_REPLY;
 	if (p->verdict.conditional)
 		flags |= EVENT_CONDITIONAL;
-	e->time = now;
 	e->revision = p->revision;
 	e->egress_gate = p->verdict.egress_gate;
 	e->ingress_gate = p->verdict.ingress_gate;
@@ -769,7 +811,8 @@ inline void report(const struct packet *p, __u32 reason, __u32 rate)
 	e->hook = p->flow.hook;
 	e->reason = reason;
 	e->flags = flags;
-	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	barrier(); /* the reader sees to the processors that need more */
+	WRITE(e->sequence, number + 1);
 }
 
 inline void read_conntrack(struct bpf_nf_ctx *ctx, struct packet *p)
@@ -834,10 +877,55 @@ inline bool is_cached(const struct packet *p, const struct cached *c)
 	return c->revision == p->revision && c->epoch == p->epoch && same_flow(&c->flow, &p->flow);
 }
 
+inline void turn_devices(struct flow *f)
+{
+	__u32 in = f->in_ifindex;
+
+	f->in_ifindex = f->out_ifindex;
+	f->out_ifindex = in;
+	f->reply ^= 1;
+}
+
+/* is_answer says whether the packet goes back in a flow that is in the cache
+ * and comes by the device of its source. Of forwarded packets the tables ask
+ * the same in both directions but that. */
+inline bool is_answer(struct packet *p)
+{
+	struct cached *c;
+	__u32 slot;
+	bool known;
+
+	if (p->info != CT_REPLY || p->flow.hook != HOOK_FORWARD || !p->tracked)
+		return false;
+	turn_devices(&p->flow);
+	slot = slot_of(&p->flow);
+	c = bpf_map_lookup_elem(&cache, &slot);
+	known = c && is_cached(p, c);
+	turn_devices(&p->flow);
+	if (!known)
+		return false;
+	look_up(p->flow.destination, p->revision, &p->destination);
+	return !is_spoofed(p, &p->destination, p->flow.destination);
+}
+
+/* remember writes the revision last: a packet that interrupts this one, which
+ * the node sends, does not take half a flow for a whole one. */
+inline void remember(const struct packet *p, struct cached *c)
+{
+	WRITE(c->revision, 0);
+	barrier();
+	c->flow = p->flow;
+	c->epoch = p->epoch;
+	barrier();
+	WRITE(c->revision, p->revision);
+}
+
 inline __u32 judge(struct packet *p)
 {
 	bool related = p->info == CT_RELATED || p->info == CT_RELATED_REPLY;
 
+	if (is_answer(p))
+		return REASON_ALLOWED;
 	return p->tracked && related && is_icmp_error(p) ? judge_error(p) : judge_packet(p);
 }
 
@@ -866,11 +954,8 @@ int sallyport(struct bpf_nf_ctx *ctx)
 	__builtin_memset(&p.verdict, 0, sizeof(p.verdict));
 	if (reason == UNDECIDED)
 		reason = judge(&p);
-	if (cached && reason == REASON_ALLOWED) {
-		cached->flow = p.flow;
-		cached->revision = p.revision;
-		cached->epoch = p.epoch;
-	}
+	if (cached && reason == REASON_ALLOWED)
+		remember(&p, cached);
 	count(reason);
 	if (c->flags & CONFIG_EVENTS && (reason > REASON_UNJUDGED || (p.info == CT_NEW && reason == REASON_ALLOWED)))
 		report(&p, reason, c->event_rate);

@@ -37,7 +37,7 @@ func (p *Program) readGate(s *datapath.Snapshot, id uint32) {
 	if _, read := s.Gates[id]; read || id >= p.gates.length {
 		return
 	}
-	g := datapath.Gate{First: p.gates.load(id, 0), Count: p.gates.load(id, 4)}
+	g := datapath.Gate{First: p.gates.load(id, 0), Count: p.gates.load(id, 4), Index: p.gates.load(id, 8)}
 	s.Gates[id] = g
 	for i := g.First; i < min(g.First+g.Count, p.ranges.length); i++ {
 		s.Ranges[i] = datapath.Range{

@@ -7,7 +7,11 @@
 #define CHUNK_SHIFT 10
 #define CHUNK_WORDS 16
 #define CACHE_SLOTS 4096
+#define RING_EVENTS 4096 /* per CPU */
+#define RING_SPARE 16    /* for packets that interrupt each other */
 #define MAX_RANGE_STEPS 20
+#define INDEX_PORTS 32   /* per page */
+#define INDEX_PAGES 2048 /* per protocol */
 
 enum { GATE_OPEN = 0 };
 enum { ROW_NONE = 0, ROW_ALL = 1 };
@@ -57,11 +61,23 @@ struct subject {
 
 struct gate {
 	__u32 first, count;
+	__u32 index; /* 0: none */
 };
 
 struct range {
 	__u32 start;
 	__u32 allow, shadow, conditional, log;
+};
+
+/* page is what an index knows of 32 neighbouring ports: at which of them
+ * ranges of the gate start, and how many ranges start before the first. */
+struct page {
+	__u32 starts, before;
+};
+
+/* index is what makes a large gate as fast as a small one. */
+struct index {
+	struct page pages[2 * INDEX_PAGES]; /* TCP's, UDP's */
 };
 
 struct row {
@@ -96,7 +112,7 @@ enum {
 };
 
 struct event {
-	__u64 time; /* CLOCK_MONOTONIC, ns */
+	__u64 time; /* CLOCK_MONOTONIC, ns; of the CPU's first event in a tick */
 	__u32 revision;
 	__u32 egress_gate, ingress_gate;
 	__u32 source_identity, destination_identity;
@@ -108,6 +124,7 @@ struct event {
 	__u8 hook;
 	__u8 reason;
 	__u8 flags;
+	__u32 sequence; /* the event's number plus one; stored last */
 };
 
 /* A flow of the cache: everything that a verdict depends on but the tables. */
@@ -126,9 +143,16 @@ struct cached {
 	__u32 revision, epoch;
 };
 
-struct budget {
+/* A CPU's events: those from tail to head are in its part of the journal. No two
+ * CPUs' share a cache line. */
+struct ring {
+	__u32 head; /* the program's */
+	__u32 tail; /* the reader's */
+	__u64 tick;
+	__u64 time;     /* when the first event of the tick came, ns */
 	__u64 refilled; /* ns */
-	__u64 tokens;
+	__u64 tokens;   /* events that may follow */
+	__u64 unused[3];
 };
 
 struct {
@@ -194,6 +218,15 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } ranges SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 128);
+	__type(key, __u32);
+	__type(value, struct index);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} indexes SEC(".maps");
+
 struct chunk {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 16384);
@@ -225,20 +258,23 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } stats SEC(".maps");
 
+/* The loader makes rings and journal for as many CPUs as there can be. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct budget);
-} budgets SEC(".maps");
+	__type(value, struct ring);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} rings SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, RING_EVENTS);
+	__type(key, __u32);
+	__type(value, struct event);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} events SEC(".maps");
-
-/* Makes the event's type part of the object's BTF. */
-const struct event *unused_event __attribute__((unused));
+} journal SEC(".maps");
 
 #endif

@@ -428,6 +428,24 @@ func TestForgedAndInvalid(t *testing.T) {
 	b.counted(t, "SYN and RST", Invalid, func() { send4(t, b.a, synRst, ip4B) })
 }
 
+// TestForgedAnswer has a pod answer from an address that the tables expect at
+// another device, whatever they let through the other way.
+func TestForgedAnswer(t *testing.T) {
+	b := newBed(t)
+	serve(t, b.b)
+	b.expect(t, "answers", b.a, true, ip4B, ip6B)
+	elsewhere := datapath.Address{Identity: fixed(podB), Subject: subjectB, Ifindex: uint32(b.ifindex[b.a])}
+	nobodys := datapath.Address{Identity: fixed(world)}
+	for name, entry := range map[string]datapath.Address{"another device": elsewhere, "no pod's": nobodys} {
+		apply(t, b.p, datapath.SetAddress{Addr: addr(ip4B), Address: entry}, datapath.SetAddress{Addr: addr(ip6B), Address: entry})
+		b.counted(t, name, SpoofedSource, func() {
+			for range 3 {
+				b.expect(t, name, b.a, false, ip4B, ip6B)
+			}
+		})
+	}
+}
+
 // TestUntracked makes the node not track: both orientations must be open then.
 func TestUntracked(t *testing.T) {
 	b := newBed(t)
