@@ -20,6 +20,10 @@ type Config struct {
 	Pin   string // folder of bpffs for maps and links; "" is bpf.DefaultPin
 	NetNS string // path of the node's network namespace; "" is the process's
 
+	// NoMount makes it an error that bpffs is not mounted: in a container it
+	// would end with it.
+	NoMount bool
+
 	// Limits are the sizes of the kernel's tables, a zero being the default.
 	// A node that is enforced on already keeps those it has.
 	Limits datapath.Limits
@@ -34,7 +38,7 @@ type Agent struct {
 // New loads the program, or takes over what an earlier agent left in force.
 // Until the first Publish of a new node nothing is forwarded.
 func New(c Config) (*Agent, error) {
-	p, err := bpf.Load(bpf.Options{Pin: c.Pin, NetNS: c.NetNS, Limits: c.Limits})
+	p, err := bpf.Load(bpf.Options{Pin: c.Pin, NetNS: c.NetNS, NoMount: c.NoMount, Limits: c.Limits})
 	if err != nil {
 		return nil, err
 	}

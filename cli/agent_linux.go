@@ -95,7 +95,7 @@ func (s *session) agent(ctx context.Context, f agentFlags) error {
 		return environment(err)
 	}
 	config := agent.NodeConfig{
-		Name: name, World: world, Version: version, Log: log, Enforce: agent.Config{Pin: f.pin},
+		Name: name, World: world, Version: version, Log: log, Enforce: agent.Config{Pin: f.pin, NoMount: true},
 		Socket: f.socket, HTTP: f.http, PProf: f.pprof, Spaces: f.spaces,
 	}
 	if !f.noReport {

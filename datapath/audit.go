@@ -16,7 +16,7 @@ func (p *Planner) Usage() []Use {
 		{"prefixes", uint32(len(p.prefixes)), p.limits.Prefixes},
 		{"devices", uint32(len(p.devices)), p.limits.Devices},
 	}
-	for _, s := range []*slots{&p.subjectSlots, &p.gateSlots, &p.rangeSlots, &p.rowSlots} {
+	for _, s := range []*slots{&p.subjectSlots, &p.gateSlots, &p.rangeSlots, &p.rowSlots, &p.indexSlots} {
 		out = append(out, Use{s.table, s.used(), s.size})
 	}
 	return append(out, Use{"columns", uint32(len(p.identities)), p.limits.Columns})
@@ -62,8 +62,8 @@ func (g *gateSlot) differs(s *Snapshot) string {
 	if !ok {
 		return ""
 	}
-	if theirs != (Gate{g.first, g.count}) {
-		return fmt.Sprintf("gate %d is %v, not %v", g.slot, theirs, Gate{g.first, g.count})
+	if mine := (Gate{g.first, g.count, g.index}); theirs != mine {
+		return fmt.Sprintf("gate %d is %v, not %v", g.slot, theirs, mine)
 	}
 	for i := range g.gate.Ranges {
 		if r := s.Ranges[g.first+uint32(i)]; r.Start != uint32(g.gate.Ranges[i].First) {

@@ -9,9 +9,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
@@ -103,8 +103,13 @@ func (r *Reporter) Report(ctx context.Context, s NodeState) error {
 	if len(s.Problems) > MaxProblems {
 		s.Problems = s.Problems[:MaxProblems]
 	}
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&s)
+	// Through text, so that what writes itself as text does.
+	text, err := json.Marshal(&s)
 	if err != nil {
+		return err
+	}
+	content := map[string]any{}
+	if err := utiljson.Unmarshal(text, &content); err != nil {
 		return err
 	}
 	content["updated"] = s.Updated.UTC().Format(time.RFC3339)

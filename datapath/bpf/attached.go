@@ -28,7 +28,7 @@ func (p *Program) Attached() error {
 		}
 	}
 	for _, name := range []string{"addresses", "prefixes", "devices", "subjects", "gates", "ranges", "rows", "config"} {
-		if _, err := os.Stat(filepath.Join(p.pin, name)); err != nil {
+		if _, err := os.Stat(filepath.Join(p.maps, name)); err != nil {
 			return fmt.Errorf("cannot find the pinned map: %w", err)
 		}
 	}

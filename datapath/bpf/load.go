@@ -40,7 +40,12 @@ const DefaultEventRate = 10000
 
 // Options say where a program is to be loaded.
 type Options struct {
-	Pin   string // folder of bpffs; "" is DefaultPin
+	Pin string // folder of bpffs; "" is DefaultPin
+
+	// NoMount makes it an error that bpffs is not mounted. In a container, one
+	// mounted there would end with it, and the enforcement too.
+	NoMount bool
+
 	NetNS string // path of the network namespace, /proc/self/fd/N too; "" is the caller's
 
 	// Limits are the sizes that new maps get, a zero being the default.
@@ -57,6 +62,7 @@ type Options struct {
 // process's part in it; Remove ends the enforcement.
 type Program struct {
 	pin     string
+	maps    string // where they are pinned: a folder in pin for each layout
 	netns   string
 	objects objectObjects
 	links   *linkSet
@@ -77,7 +83,7 @@ func Load(o Options) (*Program, error) {
 	if o.Pin == "" {
 		o.Pin = DefaultPin
 	}
-	if err := preparePin(o.Pin); err != nil {
+	if err := preparePin(o); err != nil {
 		return nil, err
 	}
 	p := &Program{pin: o.Pin, netns: o.NetNS}
@@ -96,16 +102,20 @@ func (p *Program) load(o Options) error {
 	if err := sizeJournal(spec); err != nil {
 		return err
 	}
-	if err := adoptPinnedSizes(spec, p.pin); err != nil {
+	p.maps = filepath.Join(p.pin, layoutOf(spec))
+	if err := os.MkdirAll(p.maps, 0o700); err != nil {
+		return fmt.Errorf("cannot make folder for maps: %w", err)
+	}
+	if err := adoptPinnedSizes(spec, p.maps); err != nil {
 		return err
 	}
 	p.chunk = spec.Maps["rows"].InnerMap
 	err = spec.LoadAndAssign(&p.objects, &ebpf.CollectionOptions{
-		Maps:     ebpf.MapOptions{PinPath: p.pin},
+		Maps:     ebpf.MapOptions{PinPath: p.maps},
 		Programs: ebpf.ProgramOptions{ExtraRelocationTargets: conntrackModule()},
 	})
 	if err != nil {
-		return fmt.Errorf("cannot load the BPF program with maps at %s: %w", p.pin, err)
+		return fmt.Errorf("cannot load the BPF program with maps at %s: %w", p.maps, err)
 	}
 	if err := p.mapAreas(); err != nil {
 		return err
@@ -114,8 +124,10 @@ func (p *Program) load(o Options) error {
 	if err := inNetNS(p.netns, trackConnections); err != nil {
 		return err
 	}
-	p.links, err = attach(p.pin, p.netns, p.objects.Sallyport)
-	return err
+	if p.links, err = attach(p.pin, p.netns, p.objects.Sallyport); err != nil {
+		return err
+	}
+	return removeLayouts(p.pin, filepath.Base(p.maps))
 }
 
 func (o Options) size(spec *ebpf.CollectionSpec) {
@@ -270,7 +282,7 @@ func (p *Program) Close() error {
 	if p.links != nil {
 		errs = append(errs, p.links.close())
 	}
-	*p = Program{pin: p.pin, netns: p.netns}
+	*p = Program{pin: p.pin, maps: p.maps, netns: p.netns}
 	return errors.Join(errs...)
 }
 
@@ -292,12 +304,12 @@ func Remove(pin string) error {
 	return errors.Join(errs...)
 }
 
-// preparePin makes the folder, and mounts bpffs if it is not.
-func preparePin(pin string) error {
-	if err := mountBPFFS(pin); err != nil {
+// preparePin makes the folder, and mounts bpffs if it is not and may be.
+func preparePin(o Options) error {
+	if err := mountBPFFS(o); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(pin, 0o700); err != nil {
+	if err := os.MkdirAll(o.Pin, 0o700); err != nil {
 		return fmt.Errorf("cannot make pin folder: %w", err)
 	}
 	return nil
@@ -310,16 +322,20 @@ func isBPFFS(path string) bool {
 	return unix.Statfs(path, &s) == nil && s.Type == unix.BPF_FS_MAGIC
 }
 
-func mountBPFFS(pin string) error {
-	dir := filepath.Clean(pin)
+func mountBPFFS(o Options) error {
+	pin := filepath.Clean(o.Pin)
+	dir := pin
 	for _, err := os.Stat(dir); err != nil; _, err = os.Stat(dir) {
 		dir = filepath.Dir(dir)
 	}
 	if isBPFFS(dir) {
 		return nil
 	}
-	if pin != bpffs && !strings.HasPrefix(filepath.Clean(pin), bpffs+"/") {
+	if pin != bpffs && !strings.HasPrefix(pin, bpffs+"/") {
 		return fmt.Errorf("cannot pin to %s: it is not on a BPF file system", pin)
+	}
+	if o.NoMount {
+		return fmt.Errorf("cannot pin to %s: no BPF file system is mounted there; on the node: mount -t bpf bpf %s", pin, bpffs)
 	}
 	if err := unix.Mount("bpf", bpffs, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
 		return fmt.Errorf("cannot mount bpffs at %s: %w", bpffs, err)
