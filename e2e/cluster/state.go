@@ -36,7 +36,12 @@ func identify(pid int) identity {
 	}
 	// The name, in parentheses, may hold anything.
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+	if len(fields) < 20 {
+		return identity{}
+	}
+	// A process whose first thread has ended is a zombie already, while others
+	// may still write.
+	if threads := fields[17]; (fields[0] == "Z" || fields[0] == "X") && (threads == "0" || threads == "1") {
 		return identity{}
 	}
 	return identity{PID: pid, Began: fields[19]}
