@@ -54,6 +54,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 		"--service-account-signing-key-file="+pki("accounts.key"),
 		"--kubelet-preferred-address-types=InternalIP",
 		"--allow-privileged=true",
+		"--shutdown-watch-termination-grace-period=1s", // else a polite end waits a minute for those who watch
 	)); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -98,7 +99,9 @@ func removeFiles() error {
 			}
 		}
 	}
-	if err := os.RemoveAll(Dir); err != nil {
+	// What the last processes wrote while they ended may come in between.
+	err = poll(context.Background(), 5*time.Second, func() error { return os.RemoveAll(Dir) })
+	if err != nil {
 		return fmt.Errorf("cannot remove the cluster's files: %w", err)
 	}
 	return nil

@@ -36,7 +36,12 @@ func identify(pid int) identity {
 	}
 	// The name, in parentheses, may hold anything.
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+	if len(fields) < 20 {
+		return identity{}
+	}
+	// A process whose first thread has ended is a zombie already, while others
+	// may still write.
+	if threads := fields[17]; (fields[0] == "Z" || fields[0] == "X") && (threads == "0" || threads == "1") {
 		return identity{}
 	}
 	return identity{PID: pid, Began: fields[19]}
@@ -44,14 +49,18 @@ func identify(pid int) identity {
 
 func (i identity) alive() bool { return i.PID != 0 && identify(i.PID) == i }
 
-// end kills the process with the signal and waits until it has ended.
+// end sends the process a signal, once: a second SIGTERM would cut a polite
+// end short. It waits until the process has ended.
 func (i identity) end(signal syscall.Signal) error {
+	if !i.alive() {
+		return nil
+	}
+	if err := syscall.Kill(i.PID, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("cannot end process %d: %w", i.PID, err)
+	}
 	for begin := time.Now(); i.alive(); time.Sleep(10 * time.Millisecond) {
-		if err := syscall.Kill(i.PID, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("cannot end process %d: %w", i.PID, err)
-		}
-		if time.Since(begin) > 10*time.Second {
-			return fmt.Errorf("cannot end process %d: it is still there after 10 s", i.PID)
+		if time.Since(begin) > time.Minute {
+			return fmt.Errorf("cannot end process %d: it is still there a minute after %v", i.PID, signal)
 		}
 	}
 	return nil

@@ -24,8 +24,7 @@ import (
 
 var shared *cluster.Cluster
 
-// Main starts the cluster, runs the tests, removes the cluster and exits. If
-// tests fail it keeps the cluster's logs.
+// Main starts the cluster, runs the tests, removes the cluster and exits.
 func Main(m *testing.M, o cluster.Options) { os.Exit(run(m, o)) }
 
 func run(m *testing.M, o cluster.Options) (code int) {
@@ -48,10 +47,7 @@ func run(m *testing.M, o cluster.Options) (code int) {
 		os.Exit(1)
 	})()
 	shared = c
-	if code = m.Run(); code != 0 {
-		logs := filepath.Join(os.TempDir(), "sallyport-e2e-logs")
-		fmt.Fprintf(os.Stderr, "the cluster's logs are in %s (%v)\n", logs, c.SaveLogs(logs))
-	}
+	code = m.Run()
 	if err := cluster.Remove(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -59,7 +55,8 @@ func run(m *testing.M, o cluster.Options) (code int) {
 	return code
 }
 
-// Cluster returns the cluster of this package's tests.
+// Cluster returns the cluster of this package's tests. If the test fails, the
+// cluster's logs are kept.
 func Cluster(t testing.TB) *cluster.Cluster {
 	t.Helper()
 	switch {
@@ -69,5 +66,11 @@ func Cluster(t testing.TB) *cluster.Cluster {
 	default:
 		t.Skip("NOT TESTED: a cluster needs root")
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			logs := filepath.Join(os.TempDir(), "sallyport-e2e-logs", t.Name())
+			t.Logf("the cluster's logs are in %s (%v)", logs, shared.SaveLogs(logs))
+		}
+	})
 	return shared
 }
