@@ -9,12 +9,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/klog/v2"
 )
 
 // AgentNamespace and agentSelector say where the agents' pods are.
@@ -58,7 +60,8 @@ func DialAgent(ctx context.Context, cfg *rest.Config, pod string, command ...str
 	if err != nil {
 		return nil, fmt.Errorf("cannot run a command in pod %s/%s: %w", AgentNamespace, pod, err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	// What ends with the connection is no news.
+	ctx, cancel := context.WithCancel(klog.NewContext(ctx, logr.Discard()))
 	in, toIn := io.Pipe()
 	fromOut, out := io.Pipe()
 	go func() {
