@@ -78,6 +78,7 @@ func (n *Node) degraded() []string {
 			out = append(out, err.Error())
 		}
 	}
+	out = append(out, n.detours...)
 	for _, h := range n.config.World.Health() {
 		if h.Err != nil && !h.Optional {
 			out = append(out, "the last known state is enforced: "+h.String())

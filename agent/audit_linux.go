@@ -1,9 +1,13 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
+	"github.com/sallyport-dev/sallyport/datapath/bpf"
 	"github.com/sallyport-dev/sallyport/engine"
 )
 
@@ -29,6 +33,34 @@ func (n *Node) audit() {
 	}
 	n.drift = nil
 	n.publish(engine.Delta{Full: true})
+}
+
+// lookRoundEvery is how often lookRound looks.
+const lookRoundEvery = 5 * time.Minute
+
+// lookRound looks for what takes packets around the program, until the context
+// ends: that cannot be put right from here, but must not be silent.
+func (n *Node) lookRound(ctx context.Context) {
+	for {
+		var found []string
+		for _, c := range bpf.Detours(n.config.Enforce.NetNS) {
+			if !c.OK {
+				found = append(found, fmt.Sprintf("%s: %s; %s", c.Name, c.Detail, c.Remedy))
+			}
+		}
+		n.mu.Lock()
+		if !slices.Equal(n.detours, found) {
+			for _, f := range found {
+				n.log.Error("packets may go around the policies of this node", "found", f)
+			}
+			n.detours = found
+			n.reportSoon()
+		}
+		n.mu.Unlock()
+		if !sleep(ctx, lookRoundEvery) {
+			return
+		}
+	}
 }
 
 // renew loads the program anew beside the old one, which it then replaces.

@@ -81,8 +81,9 @@ type Node struct {
 	local      map[string]struct{} // keys of the pods of this node
 	remote     map[string]model.Node
 	told       told
-	behind     error // why the kernel does not hold what the Matrix says; nil: it does
-	drift      error // what the last audit found wrong and could not put right
+	behind     error    // why the kernel does not hold what the Matrix says; nil: it does
+	drift      error    // what the last audit found wrong and could not put right
+	detours    []string // what goes around the program on this node, or judges beside it
 	retry      backoff
 	problems   []model.Problem
 	revisions  map[string]string
@@ -145,6 +146,7 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 	})
 	g.Go(func() error { return n.loop(ctx, updates) })
+	g.Go(func() error { n.lookRound(ctx); return nil })
 	if n.config.Report != nil {
 		g.Go(func() error { return n.reportLoop(ctx) })
 	}

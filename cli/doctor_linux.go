@@ -29,10 +29,10 @@ func newDoctor(s *session) *cobra.Command {
 // machine is what doctor looks at.
 type machine struct {
 	root  fs.FS              // with proc and sys
-	tried func() []bpf.Check // what can only be tried
+	tried func() []bpf.Check // what can only be tried, and what goes around netfilter
 }
 
-var thisMachine = machine{root: os.DirFS("/"), tried: bpf.Probe}
+var thisMachine = machine{root: os.DirFS("/"), tried: func() []bpf.Check { return append(bpf.Probe(), bpf.Detours("")...) }}
 
 // check is one thing that enforcement needs of the machine.
 type check struct {
@@ -55,6 +55,7 @@ var needs = []need{
 	{"kernel version", haveKernel, "use a kernel of version 6.4 or later; on Debian 12: apt install -t bookworm-backports linux-image-amd64"},
 	{"kernel BTF", haveBTF, "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as every large distribution's is"},
 	{"connection tracking", haveConntrack, "modprobe nf_conntrack; to keep it: echo nf_conntrack > /etc/modules-load.d/sallyport.conf"},
+	{"pods through the host", haveRoutedPods, "use a CNI that routes or bridges pods through the host: what macvlan, ipvlan, SR-IOV and host-device carry goes around netfilter"},
 	{"bridged packets seen by netfilter", haveBridgeFilter,
 		"modprobe br_netfilter; sysctl net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1; else packets between pods of one bridge are not judged"},
 }
@@ -110,6 +111,43 @@ func haveConntrack(root fs.FS) (string, error) {
 		return "", errors.New("/proc/sys/net/netfilter/nf_conntrack_max is missing")
 	}
 	return "up to " + strings.TrimSpace(string(limit)) + " connections", nil
+}
+
+// around are the CNI plugins whose pods' packets the host's netfilter never sees.
+var around = []string{"macvlan", "ipvlan", "sriov", "host-device", "tap"}
+
+// haveRoutedPods looks at the CNI configuration that container runtimes use:
+// the first by name.
+func haveRoutedPods(root fs.FS) (string, error) {
+	files, err := fs.Glob(root, "etc/cni/net.d/*.conf*")
+	if err != nil || len(files) == 0 {
+		return "no CNI is configured", err
+	}
+	slices.Sort(files)
+	text, err := fs.ReadFile(root, files[0])
+	if err != nil {
+		return "", fmt.Errorf("cannot read the CNI's configuration: %w", err)
+	}
+	type plugin struct {
+		Type string `json:"type"`
+	}
+	var conf struct {
+		plugin
+		Plugins []plugin `json:"plugins"`
+	}
+	if err := json.Unmarshal(text, &conf); err != nil {
+		return "", fmt.Errorf("cannot read /%s: %w", files[0], err)
+	}
+	var types []string
+	for _, p := range append(conf.Plugins, conf.plugin) {
+		if slices.Contains(around, p.Type) {
+			return "", fmt.Errorf("/%s uses %s", files[0], p.Type)
+		}
+		if p.Type != "" {
+			types = append(types, p.Type)
+		}
+	}
+	return strings.Join(types, ", "), nil
 }
 
 // haveBridgeFilter looks at bridges that have ports: packets between these

@@ -55,7 +55,13 @@ func TestDoctorNamesWhatIsMissing(t *testing.T) {
 		"no conntrack":            {without("proc/sys/net/netfilter"), "connection tracking", "nf_conntrack_max is missing", "modprobe nf_conntrack"},
 		"no br_netfilter":         {without("proc/sys/net/bridge"), bridged, "1 ports, and br_netfilter is not loaded", "modprobe br_netfilter"},
 		"br_netfilter off":        {set("proc/sys/net/bridge/bridge-nf-call-ip6tables", "0"), bridged, "net.bridge.bridge-nf-call-ip6tables is off", "sysctl net.bridge"},
-		"no bridge at all":        {without("proc/sys/net/bridge", "sys/class/net"), "", "", ""},
+		"macvlan":                 {set("etc/cni/net.d/10-x.conflist", `{"plugins": [{"type": "macvlan"}, {"type": "tuning"}]}`), "pods through the host", "/etc/cni/net.d/10-x.conflist uses macvlan", "routes or bridges"},
+		"ipvlan in a .conf":       {set("etc/cni/net.d/05-x.conf", `{"type": "ipvlan"}`), "pods through the host", "uses ipvlan", "routes or bridges"},
+		"a CNI that nobody uses": {func(m fstest.MapFS) {
+			set("etc/cni/net.d/90-x.conf", `{"type": "ipvlan"}`)(m)
+			set("etc/cni/net.d/10-y.conflist", `{"plugins": [{"type": "ptp"}]}`)(m)
+		}, "", "", ""},
+		"no bridge at all": {without("proc/sys/net/bridge", "sys/class/net"), "", "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := goodMachine()

@@ -40,8 +40,12 @@ var (
 
 // Probe asks the kernel for everything that enforcement needs.
 func Probe() []Check {
+	return ask([]probe{haveCapabilities, haveBTF, haveBPFFS, haveNetfilter, haveConntrack, haveNftables, haveBridgeFilter})
+}
+
+func ask(list []probe) []Check {
 	var out []Check
-	for _, p := range []probe{haveCapabilities, haveBTF, haveBPFFS, haveNetfilter, haveConntrack, haveNftables, haveBridgeFilter} {
+	for _, p := range list {
 		detail, err := p.have()
 		c := Check{Name: p.name, OK: err == nil, Detail: detail}
 		if err != nil {
