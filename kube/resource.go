@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -55,8 +56,43 @@ var resources = []*resource{
 		trim: trimmed(trimCiliumNode), shelf: func(s *state) shelf { return s.ciliumNodes }},
 }
 
+// foreign are policies of languages that have no decoder. They are read so that
+// each of them is said to be a Problem: none is passed over in silence.
+var foreign = []schema.GroupVersionResource{
+	{Group: "policy.networking.k8s.io", Version: "v1alpha2", Resource: "clusternetworkpolicies"},
+	{Group: "policy.networking.k8s.io", Version: "v1alpha1", Resource: "adminnetworkpolicies"},
+	{Group: "policy.networking.k8s.io", Version: "v1alpha1", Resource: "baselineadminnetworkpolicies"},
+	{Group: "cilium.io", Version: "v2", Resource: "ciliumnetworkpolicies"},
+	{Group: "cilium.io", Version: "v2", Resource: "ciliumclusterwidenetworkpolicies"},
+	{Group: "crd.projectcalico.org", Version: "v1", Resource: "networkpolicies"},
+	{Group: "crd.projectcalico.org", Version: "v1", Resource: "globalnetworkpolicies"},
+	{Group: "projectcalico.org", Version: "v3", Resource: "networkpolicies"},
+	{Group: "projectcalico.org", Version: "v3", Resource: "globalnetworkpolicies"},
+}
+
+func init() {
+	for _, gvr := range foreign {
+		resources = append(resources, &resource{
+			gvr: gvr, via: asWritten, optional: true, trim: trimmed(trimPolicy),
+			shelf: func(s *state) shelf { return s.foreign[gvr] },
+		})
+	}
+}
+
 func core(name string) schema.GroupVersionResource {
 	return corev1.SchemeGroupVersion.WithResource(name)
+}
+
+// Reads lists the resources that a Watcher lists and watches, as RBAC and
+// kubectl write them.
+func Reads() []string {
+	var out []string
+	for _, r := range resources {
+		if name := r.name(); !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // name is the resource as RBAC and kubectl write it: "networkpolicies.networking.k8s.io".

@@ -66,6 +66,9 @@ func startServer(t *testing.T) *server {
 		version: 1, objects: map[string]map[key]jsonObject{}, events: map[string][]serverEvent{}, pages: map[string][]jsonObject{},
 		absent: map[string]bool{}, forbidden: map[string]bool{}, requests: map[string]int{}, stop: make(chan struct{}),
 	}
+	for _, gvr := range foreign {
+		s.absent[pathOf(&resource{gvr: gvr})] = true
+	}
 	s.changed = sync.NewCond(&s.mu)
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(func() {
@@ -279,7 +282,7 @@ func (s *server) list(w http.ResponseWriter, r *http.Request) {
 		items = items[:limit]
 	}
 	kind := map[string]string{"pods": "PodList", "nodes": "NodeList", "services": "ServiceList", "endpointslices": "EndpointSliceList",
-		"networkpolicies": "NetworkPolicyList", "ippools": "IPPoolList", "ciliumnodes": "CiliumNodeList"}[r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]]
+		"networkpolicies": "NetworkPolicyList", "ippools": "IPPoolList", "ciliumnodes": "CiliumNodeList", "ciliumnetworkpolicies": "CiliumNetworkPolicyList"}[r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]]
 	version := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path[:strings.LastIndex(r.URL.Path, "/")], "/apis/"), "/api/")
 	if strings.Contains(r.Header.Get("Accept"), "as=PartialObjectMetadataList") {
 		kind, version = "PartialObjectMetadataList", "meta.k8s.io/v1"
@@ -345,7 +348,7 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, from int) {
 	w.WriteHeader(200)
 	apiVersion := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path[:strings.LastIndex(r.URL.Path, "/")], "/apis/"), "/api/")
 	kind := map[string]string{"pods": "Pod", "nodes": "Node", "services": "Service", "endpointslices": "EndpointSlice",
-		"networkpolicies": "NetworkPolicy", "ippools": "IPPool", "ciliumnodes": "CiliumNode", "namespaces": "Namespace", "serviceaccounts": "ServiceAccount"}[r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]]
+		"networkpolicies": "NetworkPolicy", "ippools": "IPPool", "ciliumnodes": "CiliumNode", "ciliumnetworkpolicies": "CiliumNetworkPolicy", "namespaces": "Namespace", "serviceaccounts": "ServiceAccount"}[r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]]
 	mark := func(version int, initial bool) {
 		m := jsonObject{"resourceVersion": strconv.Itoa(version)}
 		if initial {

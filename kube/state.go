@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/model"
 )
@@ -24,6 +26,7 @@ type state struct {
 	policies    *store[policies]
 	pools       *store[ranges]
 	ciliumNodes *store[ranges]
+	foreign     map[schema.GroupVersionResource]*store[policies]
 	fixed       []netip.Prefix // pod ranges that the user gave
 
 	podAt   claims[*pod]
@@ -76,6 +79,10 @@ func newState(fixed []netip.Prefix) *state {
 	s.accounts = newStore(func(key, *account, *account) {})
 	s.policies = newStore(s.changePolicies)
 	s.pools, s.ciliumNodes = newStore(s.changeRanges), newStore(s.changeRanges)
+	s.foreign = map[schema.GroupVersionResource]*store[policies]{}
+	for _, r := range foreign {
+		s.foreign[r] = newStore(func(key, *policies, *policies) { s.touch(); s.before.problems = true })
+	}
 	return s
 }
 
@@ -334,6 +341,9 @@ func (s *state) policyChange(ch *engine.Change, was, now *policies) {
 func (s *state) problems() []model.Problem {
 	out := []model.Problem{}
 	out = appendProblems(out, s.policies, (*policies).said)
+	for _, r := range foreign {
+		out = appendProblems(out, s.foreign[r], (*policies).said)
+	}
 	out = appendProblems(out, s.pools, (*ranges).said)
 	return appendProblems(out, s.ciliumNodes, (*ranges).said)
 }
