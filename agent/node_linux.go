@@ -278,6 +278,40 @@ func (n *Node) anew(c *model.Cluster) engine.Delta {
 	return engine.Delta{Full: true}
 }
 
+// podRanges adds the networks of this node's pods, as their devices show them,
+// to the ranges that are known: not every CNI keeps to those that the API
+// server tells of. Other containers of the node are none of ours.
+func (n *Node) podRanges(known []netip.Prefix) []netip.Prefix {
+	out := slices.Clone(known)
+	for key := range n.local {
+		e := n.matrix.Endpoint(key)
+		if e == nil {
+			continue
+		}
+		for _, a := range e.IPs {
+			r, ok := n.places.network[a]
+			if ok && !slices.ContainsFunc(out, func(p netip.Prefix) bool { return p.Bits() <= r.Bits() && p.Contains(r.Addr()) }) {
+				out = append(out, r)
+			}
+		}
+	}
+	return out
+}
+
+// widen compiles anew if the devices show a range of pods' addresses that was
+// not known.
+func (n *Node) widen() bool {
+	known := n.matrix.PodRanges()
+	ranges := n.podRanges(known)
+	if len(ranges) == len(known) {
+		return false
+	}
+	c := n.matrix.Cluster()
+	c.PodRanges = ranges
+	n.matrix = engine.Compile(c)
+	return true
+}
+
 // apply changes the Matrix, with the addresses of pods as the CNI plugin has
 // told them.
 func (n *Node) apply(ch engine.Change) engine.Delta {
@@ -322,8 +356,12 @@ func (n *Node) locate() {
 		n.log.Warn("cannot look at the node's devices", "error", err)
 		return
 	}
-	if n.agent != nil && n.matrix != nil && !samePlacement(n.placement, n.place()) {
-		n.publish(engine.Delta{})
+	if n.agent != nil && n.matrix != nil {
+		if n.widen() {
+			n.publish(engine.Delta{Full: true})
+		} else if !samePlacement(n.placement, n.place()) {
+			n.publish(engine.Delta{})
+		}
 	}
 	n.answerWaiting()
 }
@@ -402,6 +440,9 @@ func (n *Node) publish(d engine.Delta) bool {
 		if err := n.places.refresh(); err != nil {
 			n.log.Warn("cannot look at the node's devices", "error", err)
 		}
+	}
+	if n.widen() {
+		d = engine.Delta{Full: true}
 	}
 	n.placement = n.place()
 	if n.behind != nil {

@@ -23,7 +23,8 @@ type places struct {
 
 	own     []netip.Addr // the node's own addresses
 	devices map[uint32]*device
-	at      map[netip.Addr]uint32 // pod's address to ifindex
+	at      map[netip.Addr]uint32       // pod's address to ifindex
+	network map[netip.Addr]netip.Prefix // that a pod's address is of, unless it is of none
 }
 
 // device is one end of a veth in the node's network namespace.
@@ -31,7 +32,9 @@ type device struct {
 	name  string
 	space int // the kernel's number for the other end's network namespace
 	peer  int // the other end's ifindex there
-	addrs []netip.Addr
+	// shared is set on a port of a bridge that has other ports than pods'.
+	shared bool
+	addrs  []netip.Prefix
 }
 
 // newPlaces looks at the network namespace of that path; "" is the process's.
@@ -43,7 +46,7 @@ func newPlaces(path string) (*places, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open network namespace %s: %w", path, err)
 	}
-	p := &places{space: space, devices: map[uint32]*device{}, at: map[netip.Addr]uint32{}}
+	p := &places{space: space, devices: map[uint32]*device{}, at: map[netip.Addr]uint32{}, network: map[netip.Addr]netip.Prefix{}}
 	if p.links, err = netlink.NewHandleAt(space, unix.NETLINK_ROUTE); err == nil {
 		p.ends, err = raw.Dial(unix.NETLINK_ROUTE, &raw.Config{Strict: true, NetNS: int(space)})
 	}
@@ -73,7 +76,13 @@ func (p *places) refresh() error {
 	if err := p.readOwn(); err != nil {
 		return err
 	}
-	seen := make(map[uint32]*device, len(links))
+	seen, shared := make(map[uint32]*device, len(links)), map[int]bool{}
+	for _, l := range links {
+		a := l.Attrs()
+		if l.Type() != "veth" || a.NetNsID < 0 {
+			shared[a.MasterIndex] = true // with what is no pod: its network is not the pods' alone
+		}
+	}
 	for _, l := range links {
 		a := l.Attrs()
 		if l.Type() != "veth" || a.NetNsID < 0 {
@@ -83,6 +92,7 @@ func (p *places) refresh() error {
 		if d == nil || d.space != a.NetNsID || d.peer != a.ParentIndex {
 			d = &device{name: a.Name, space: a.NetNsID, peer: a.ParentIndex}
 		}
+		d.shared = a.MasterIndex != 0 && shared[a.MasterIndex]
 		seen[uint32(a.Index)] = d
 	}
 	p.devices = seen
@@ -94,9 +104,13 @@ func (p *places) refresh() error {
 		}
 	}
 	clear(p.at)
+	clear(p.network)
 	for index, d := range p.devices {
 		for _, a := range d.addrs {
-			p.at[a] = index
+			p.at[a.Addr()] = index
+			if !a.IsSingleIP() && !d.shared {
+				p.network[a.Addr()] = a.Masked()
+			}
 		}
 	}
 	return nil
@@ -142,7 +156,7 @@ func (p *places) deviceOf(a netip.Addr) uint32 {
 
 // addrsOf asks for the addresses of the device's other end, in another network
 // namespace, without entering it. Source: IFA_TARGET_NETNSID in if_addr.h.
-func (p *places) addrsOf(d *device) ([]netip.Addr, error) {
+func (p *places) addrsOf(d *device) ([]netip.Prefix, error) {
 	e := raw.NewAttributeEncoder()
 	e.Int32(unix.IFA_TARGET_NETNSID, int32(d.space))
 	attributes, err := e.Encode()
@@ -157,7 +171,7 @@ func (p *places) addrsOf(d *device) ([]netip.Addr, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask for the addresses behind %s: %w", d.name, err)
 	}
-	var out []netip.Addr
+	var out []netip.Prefix
 	for _, m := range answers {
 		if a, ok := addressIn(m.Data, d.peer); ok {
 			out = append(out, a)
@@ -166,15 +180,15 @@ func (p *places) addrsOf(d *device) ([]netip.Addr, error) {
 	return out, nil
 }
 
-// addressIn reads one struct ifaddrmsg with its attributes; an address of
-// another device or of the link only is none.
-func addressIn(data []byte, ifindex int) (netip.Addr, bool) {
+// addressIn reads one struct ifaddrmsg with its attributes: an address and its
+// network. One of another device or of the link only is none.
+func addressIn(data []byte, ifindex int) (netip.Prefix, bool) {
 	if len(data) < unix.SizeofIfAddrmsg || int(binary.NativeEndian.Uint32(data[4:])) != ifindex || data[3] != unix.RT_SCOPE_UNIVERSE {
-		return netip.Addr{}, false
+		return netip.Prefix{}, false
 	}
 	attributes, err := raw.NewAttributeDecoder(data[unix.SizeofIfAddrmsg:])
 	if err != nil {
-		return netip.Addr{}, false
+		return netip.Prefix{}, false
 	}
 	var local, address netip.Addr
 	for attributes.Next() {
@@ -186,9 +200,9 @@ func addressIn(data []byte, ifindex int) (netip.Addr, bool) {
 		}
 	}
 	if local.IsValid() { // of a point-to-point link, the other one is the peer's
-		return local, true
+		address = local
 	}
-	return address, address.IsValid()
+	return netip.PrefixFrom(address, int(data[1])), address.IsValid()
 }
 
 // subscribe says on changed, at least once, that devices or addresses of the

@@ -93,6 +93,9 @@ func TestPlacesOfRoutedAndBridgedPods(t *testing.T) {
 		t.Errorf("the node has %v", p.own)
 	}
 
+	if got := fmt.Sprint(p.network); got != "map[10.244.0.2:10.244.0.0/24 10.244.0.3:10.244.0.0/24 fd00::2:fd00::/64]" {
+		t.Errorf("the pods' addresses are of %s", got)
+	}
 	// Of a device whose other end has no address, the host route says it.
 	quiet := netlink.NewLinkAttrs()
 	quiet.Name = "quiet0"
