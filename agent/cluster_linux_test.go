@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
 	"github.com/sallyport-dev/sallyport/api"
@@ -26,8 +28,12 @@ import (
 )
 
 // world tells a Node what the test says.
-type world struct{ updates chan kube.Update }
+type world struct {
+	updates  chan kube.Update
+	services []model.Service
+}
 
+func (w world) Services() []model.Service     { return w.services }
 func (w world) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (w world) Health() []kube.Health         { return nil }
 func (w world) Next(ctx context.Context) (kube.Update, error) {
@@ -63,7 +69,7 @@ func newRealm(t *testing.T, c *model.Cluster) *realm {
 	must(t, r.Lab.Lab.Up(t.Context(), c))
 	t.Cleanup(func() { must(t, errors.Join(RemoveLab(), r.Lab.Lab.Down())) })
 	for _, x := range c.Nodes {
-		r.worlds[x.Name] = world{make(chan kube.Update)}
+		r.worlds[x.Name] = world{make(chan kube.Update), c.Services}
 		r.socket[x.Name] = filepath.Join(t.TempDir(), "agent.sock")
 		r.run(x.Name)
 	}
@@ -363,7 +369,11 @@ func TestANodePutsDriftRight(t *testing.T) {
 		t.Fatalf("%v drifts before anything was changed", drift())
 	}
 	for what, change := range map[string]func(){
-		"the nftables table": func() { flush(t, r.NodeNetNS(name)) },
+		"the nftables table": func() {
+			must(t, inNS(r.NodeNetNS(name), func() error {
+				return dropTables(func(x *nftables.Table) bool { return x.Name == "sallyport" })
+			}))
+		},
 		"a link's pin": func() {
 			pins, err := filepath.Glob(filepath.Join(LabPins, name, "links_*", "forward_4"))
 			must(t, errors.Join(err, os.Remove(pins[0])))
@@ -381,24 +391,93 @@ func TestANodePutsDriftRight(t *testing.T) {
 	}
 }
 
-// flush deletes every nftables table of a namespace.
-func flush(t *testing.T, path string) {
-	t.Helper()
+// inNS runs f in a network namespace.
+func inNS(path string, f func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends
 		ns, err := netns.GetFromPath(path)
 		if err == nil {
+			defer ns.Close()
 			err = netns.Set(ns)
 		}
 		if err == nil {
-			var c *nftables.Conn
-			if c, err = nftables.New(); err == nil {
-				c.DelTable(&nftables.Table{Name: "sallyport", Family: nftables.TableFamilyINet})
-				err = c.Flush()
-			}
+			err = f()
 		}
 		done <- err
 	}()
-	must(t, <-done)
+	return <-done
+}
+
+// A node that has a Service's address, as NodeLocal DNSCache gives it one, is
+// judged as what is behind the Service.
+func TestANodeThatAnswersAService(t *testing.T) {
+	r := newRealm(t, load(t, 1, "0-application.yaml", "1-deny-all.yaml", "5-what-was-missing.yaml"))
+	name := r.cluster.Nodes[0].Name
+	i := slices.IndexFunc(r.cluster.Services, func(s model.Service) bool { return s.Namespace == "kube-system" })
+	plain, special := r.cluster.Services[i].ClusterIPs[0], netip.MustParseAddr("169.254.20.10")
+	must(t, inNS(r.NodeNetNS(name), func() error {
+		// The addresses are the node's own: no rule translates them any more.
+		if err := dropTables(func(x *nftables.Table) bool { return x.Name != "sallyport" }); err != nil {
+			return err
+		}
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		for _, a := range []netip.Addr{plain, special} {
+			if err := netlink.AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(32, 32)}}); err != nil {
+				return err
+			}
+			s, err := net.ListenPacket("udp", netip.AddrPortFrom(a, 53).String())
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { s.Close() })
+			go echo(s)
+		}
+		return nil
+	}))
+	r.tell(kube.Update{Cluster: r.cluster, Services: true})
+	ask := func(a netip.Addr) lab.Outcome {
+		return r.Lab.Lab.Probe(t.Context(), []lab.Probe{{From: "secure-app/frontend", To: a, Protocol: model.UDP, Port: 53}}, 400*time.Millisecond)[0]
+	}
+	eventually(t, func() string {
+		if got := ask(plain); got != lab.Connected {
+			return fmt.Sprintf("DNS may be asked, and the node that answers for it is: %v", got)
+		}
+		return ""
+	})
+	if got := ask(special); got != lab.TimedOut {
+		t.Errorf("the node's other address: %v", got)
+	}
+}
+
+func echo(s net.PacketConn) {
+	buf := make([]byte, 512)
+	for {
+		n, from, err := s.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		_, _ = s.WriteTo(buf[:n], from)
+	}
+}
+
+// dropTables deletes nftables tables of the thread's namespace.
+func dropTables(which func(*nftables.Table) bool) error {
+	c, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	tables, err := c.ListTables()
+	if err != nil {
+		return err
+	}
+	for _, x := range tables {
+		if which(x) {
+			c.DelTable(x)
+		}
+	}
+	return c.Flush()
 }

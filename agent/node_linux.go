@@ -24,6 +24,7 @@ import (
 type World interface {
 	Run(context.Context) error
 	Next(context.Context) (kube.Update, error)
+	Services() []model.Service
 	Health() []kube.Health
 }
 
@@ -81,6 +82,7 @@ type Node struct {
 	local      map[string]struct{} // keys of the pods of this node
 	remote     map[string]model.Node
 	told       told
+	services   []model.Service
 	behind     error    // why the kernel does not hold what the Matrix says; nil: it does
 	drift      error    // what the last audit found wrong and could not put right
 	detours    []string // what goes around the program on this node, or judges beside it
@@ -248,6 +250,9 @@ func (n *Node) follow(u kube.Update) {
 		n.tellProblems(u.Problems)
 	}
 	maps.Copy(n.revisions, u.Revisions)
+	if u.Services {
+		n.services = n.config.World.Services()
+	}
 	var delta engine.Delta
 	if u.Cluster != nil {
 		delta = n.anew(u.Cluster)
@@ -407,7 +412,40 @@ func (n *Node) place() datapath.Placement {
 		slices.SortFunc(*list, netip.Addr.Compare)
 		*list = slices.Compact(*list)
 	}
+	p.As = n.answered(p.Node)
 	return p
+}
+
+// answered finds the Services that the node answers by itself, having their
+// address, as NodeLocal DNSCache does. Where policies tell the pods behind one
+// apart, it stays the node's.
+func (n *Node) answered(own []netip.Addr) map[netip.Addr]netip.Addr {
+	out := map[netip.Addr]netip.Addr{}
+	for i := range n.services {
+		for _, a := range n.services[i].ClusterIPs {
+			if _, mine := slices.BinarySearchFunc(own, a, netip.Addr.Compare); !mine {
+				continue
+			}
+			if pod, ok := n.behindAll(&n.services[i]); ok {
+				out[a] = pod
+			}
+		}
+	}
+	return out
+}
+
+// behindAll is the address of a pod behind the Service, if all are of one
+// identity.
+func (n *Node) behindAll(s *model.Service) (pod netip.Addr, ok bool) {
+	for _, port := range s.Ports {
+		for _, b := range port.Backends {
+			if pod.IsValid() && n.matrix.AddressIdentity(b.IP) != n.matrix.AddressIdentity(pod) {
+				return pod, false
+			}
+			pod = b.IP
+		}
+	}
+	return pod, pod.IsValid()
 }
 
 // deviceOf is the pod's device: as the CNI plugin says, or where its addresses
@@ -429,7 +467,7 @@ func (n *Node) deviceOf(key string) uint32 {
 }
 
 func samePlacement(a, b datapath.Placement) bool {
-	return maps.Equal(a.Local, b.Local) && slices.Equal(a.Node, b.Node) && slices.Equal(a.Nodes, b.Nodes)
+	return maps.Equal(a.Local, b.Local) && slices.Equal(a.Node, b.Node) && slices.Equal(a.Nodes, b.Nodes) && maps.Equal(a.As, b.As)
 }
 
 // publish brings the Matrix into force and says whether it is. What fails is

@@ -92,6 +92,9 @@ func (l *plan) wantAddress(a netip.Addr) (Address, bool) {
 	if !ok {
 		return Address{}, false
 	}
+	if pod, ok := l.placement.As[a]; ok {
+		id = uint32(l.source.AddressIdentity(pod))
+	}
 	if id == IdentityUnknown {
 		id = l.longest(a, a.BitLen(), false)
 	}

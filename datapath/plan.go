@@ -133,6 +133,11 @@ func (l *plan) affected() affected {
 			out.addresses[a.Unmap()] = struct{}{}
 		}
 	}
+	for _, as := range []map[netip.Addr]netip.Addr{l.placement.As, l.Planner.placement.As} {
+		for a := range as {
+			out.addresses[a] = struct{}{}
+		}
+	}
 	if len(out.prefixes) > 0 {
 		for a := range l.nodeAddrs {
 			out.addresses[a] = struct{}{}

@@ -29,6 +29,11 @@ type Placement struct {
 	Local map[string]uint32 // endpoint key to the pod's host-side ifindex; 0 while there is none
 	Node  []netip.Addr      // this node's own addresses
 	Nodes []netip.Addr      // other nodes' addresses that may lie in pod ranges
+
+	// As are addresses of this node that stand for a pod's, by its address: a
+	// Service that the node itself answers (NodeLocal DNSCache) is judged as
+	// what is behind it.
+	As map[netip.Addr]netip.Addr
 }
 
 // gateClosed is the gate slot without ranges: nothing passes. It is the gate
