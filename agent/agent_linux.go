@@ -7,6 +7,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/sallyport-dev/sallyport/datapath"
@@ -79,5 +80,12 @@ func (a *Agent) Close() error { return a.program.Close() }
 func (a *Agent) Remove() error { return a.program.Remove() }
 
 // Cleanup ends the enforcement that an agent of that configuration has left,
-// and its nftables table. Nothing to end is no error.
-func Cleanup(c Config) error { return bpf.RemoveAll(c.Pin, c.NetNS) }
+// and its nftables tables. Nothing to end is no error.
+func Cleanup(c Config) error {
+	p, err := newPlaces(c.NetNS)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	return errors.Join(bpf.RemoveAll(c.Pin, c.NetNS), pinPorts(p.space, nil))
+}

@@ -20,7 +20,8 @@ func (n *Node) audit() {
 	}
 	found := n.agent.drifted()
 	if found == nil {
-		n.drift = nil
+		n.ports = nil // written again, changed or not
+		n.drift = n.pinned()
 		return
 	}
 	n.counts.drift.Inc()

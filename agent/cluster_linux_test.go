@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -17,7 +16,6 @@ import (
 	"github.com/google/nftables"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 
 	"github.com/sallyport-dev/sallyport/api"
 	"github.com/sallyport-dev/sallyport/engine"
@@ -370,9 +368,9 @@ func TestANodePutsDriftRight(t *testing.T) {
 	}
 	for what, change := range map[string]func(){
 		"the nftables table": func() {
-			must(t, inNS(r.NodeNetNS(name), func() error {
+			inside(t, r.NodeNetNS(name), func() error {
 				return dropTables(func(x *nftables.Table) bool { return x.Name == "sallyport" })
-			}))
+			})
 		},
 		"a link's pin": func() {
 			pins, err := filepath.Glob(filepath.Join(LabPins, name, "links_*", "forward_4"))
@@ -391,24 +389,6 @@ func TestANodePutsDriftRight(t *testing.T) {
 	}
 }
 
-// inNS runs f in a network namespace.
-func inNS(path string, f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends
-		ns, err := netns.GetFromPath(path)
-		if err == nil {
-			defer ns.Close()
-			err = netns.Set(ns)
-		}
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	return <-done
-}
-
 // A node that has a Service's address, as NodeLocal DNSCache gives it one, is
 // judged as what is behind the Service.
 func TestANodeThatAnswersAService(t *testing.T) {
@@ -416,7 +396,7 @@ func TestANodeThatAnswersAService(t *testing.T) {
 	name := r.cluster.Nodes[0].Name
 	i := slices.IndexFunc(r.cluster.Services, func(s model.Service) bool { return s.Namespace == "kube-system" })
 	plain, special := r.cluster.Services[i].ClusterIPs[0], netip.MustParseAddr("169.254.20.10")
-	must(t, inNS(r.NodeNetNS(name), func() error {
+	inside(t, r.NodeNetNS(name), func() error {
 		// The addresses are the node's own: no rule translates them any more.
 		if err := dropTables(func(x *nftables.Table) bool { return x.Name != "sallyport" }); err != nil {
 			return err
@@ -437,7 +417,7 @@ func TestANodeThatAnswersAService(t *testing.T) {
 			go echo(s)
 		}
 		return nil
-	}))
+	})
 	r.tell(kube.Update{Cluster: r.cluster, Services: true})
 	ask := func(a netip.Addr) lab.Outcome {
 		return r.Lab.Lab.Probe(t.Context(), []lab.Probe{{From: "secure-app/frontend", To: a, Protocol: model.UDP, Port: 53}}, 400*time.Millisecond)[0]

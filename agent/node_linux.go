@@ -79,6 +79,7 @@ type Node struct {
 	matrix     *engine.Matrix
 	places     *places
 	placement  datapath.Placement
+	ports      map[uint32]port     // the bridges' ports as they are pinned; nil: not yet
 	local      map[string]struct{} // keys of the pods of this node
 	remote     map[string]model.Node
 	told       told
@@ -486,7 +487,10 @@ func (n *Node) publish(d engine.Delta) bool {
 	if n.behind != nil {
 		d = engine.Delta{Full: true}
 	}
-	err := n.agent.Publish(n.matrix, d, n.placement)
+	err := n.pinned()
+	if err == nil {
+		err = n.agent.Publish(n.matrix, d, n.placement)
+	}
 	if full := (*datapath.FullError)(nil); errors.As(err, &full) {
 		// What earlier changes told apart is kept until the next compilation
 		// from scratch; then there may be room.

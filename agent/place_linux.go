@@ -29,9 +29,11 @@ type places struct {
 
 // device is one end of a veth in the node's network namespace.
 type device struct {
-	name  string
-	space int // the kernel's number for the other end's network namespace
-	peer  int // the other end's ifindex there
+	name   string
+	space  int    // the kernel's number for the other end's network namespace
+	peer   int    // the other end's ifindex there
+	mac    string // the other end's, six bytes
+	bridge int    // the ifindex of the bridge whose port it is; 0: none
 	// shared is set on a port of a bridge that has other ports than pods'.
 	shared bool
 	addrs  []netip.Prefix
@@ -92,7 +94,7 @@ func (p *places) refresh() error {
 		if d == nil || d.space != a.NetNsID || d.peer != a.ParentIndex {
 			d = &device{name: a.Name, space: a.NetNsID, peer: a.ParentIndex}
 		}
-		d.shared = a.MasterIndex != 0 && shared[a.MasterIndex]
+		d.bridge, d.shared = a.MasterIndex, a.MasterIndex != 0 && shared[a.MasterIndex]
 		seen[uint32(a.Index)] = d
 	}
 	p.devices = seen
@@ -101,6 +103,7 @@ func (p *places) refresh() error {
 			// A namespace that has just ended has no addresses, and its
 			// device is gone in a moment.
 			d.addrs, _ = p.addrsOf(d)
+			d.mac, _ = p.macOf(d)
 		}
 	}
 	clear(p.at)
@@ -157,17 +160,8 @@ func (p *places) deviceOf(a netip.Addr) uint32 {
 // addrsOf asks for the addresses of the device's other end, in another network
 // namespace, without entering it. Source: IFA_TARGET_NETNSID in if_addr.h.
 func (p *places) addrsOf(d *device) ([]netip.Prefix, error) {
-	e := raw.NewAttributeEncoder()
-	e.Int32(unix.IFA_TARGET_NETNSID, int32(d.space))
-	attributes, err := e.Encode()
-	if err != nil {
-		return nil, err
-	}
 	header := make([]byte, unix.SizeofIfAddrmsg) // of all families and devices
-	answers, err := p.ends.Execute(raw.Message{
-		Header: raw.Header{Type: unix.RTM_GETADDR, Flags: raw.Request | raw.Dump},
-		Data:   append(header, attributes...),
-	})
+	answers, err := p.ask(d, raw.Header{Type: unix.RTM_GETADDR, Flags: raw.Request | raw.Dump}, header, unix.IFA_TARGET_NETNSID)
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask for the addresses behind %s: %w", d.name, err)
 	}
@@ -178,6 +172,37 @@ func (p *places) addrsOf(d *device) ([]netip.Prefix, error) {
 		}
 	}
 	return out, nil
+}
+
+// macOf asks for the MAC of the device's other end.
+func (p *places) macOf(d *device) (string, error) {
+	header := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(header[4:], uint32(d.peer))
+	answers, err := p.ask(d, raw.Header{Type: unix.RTM_GETLINK, Flags: raw.Request}, header, unix.IFLA_TARGET_NETNSID)
+	if err != nil || len(answers) != 1 || len(answers[0].Data) < unix.SizeofIfInfomsg {
+		return "", fmt.Errorf("cannot ask for the MAC behind %s: %w", d.name, err)
+	}
+	attributes, err := raw.NewAttributeDecoder(answers[0].Data[unix.SizeofIfInfomsg:])
+	if err != nil {
+		return "", err
+	}
+	for attributes.Next() {
+		if attributes.Type() == unix.IFLA_ADDRESS && len(attributes.Bytes()) == 6 {
+			return string(attributes.Bytes()), nil
+		}
+	}
+	return "", fmt.Errorf("cannot find the MAC behind %s", d.name)
+}
+
+// ask asks about the network namespace of the device's other end.
+func (p *places) ask(d *device, h raw.Header, header []byte, target uint16) ([]raw.Message, error) {
+	e := raw.NewAttributeEncoder()
+	e.Int32(target, int32(d.space))
+	attributes, err := e.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return p.ends.Execute(raw.Message{Header: h, Data: append(header, attributes...)})
 }
 
 // addressIn reads one struct ifaddrmsg with its attributes: an address and its
