@@ -16,7 +16,8 @@ func TestMain(m *testing.M) { clustertest.Main(m, cluster.Options{}) }
 
 // TestUpstream first shows that the suite sees a cluster in which nobody
 // enforces policies: a lab that cuts all traffic, or none, must not read as a
-// pass.
+// pass. With SALLYPORT_E2E_LONG it runs three times serially and three times in
+// parallel, for an hour.
 func TestUpstream(t *testing.T) {
 	c := clustertest.Cluster(t)
 	ok := t.Run("negative control", func(t *testing.T) {
@@ -34,8 +35,12 @@ func TestUpstream(t *testing.T) {
 	if err := c.Install(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for _, processes := range []int{1, 4} {
-		t.Run(fmt.Sprintf("%d at once", processes), func(t *testing.T) {
+	runs := []int{4}
+	if os.Getenv("SALLYPORT_E2E_LONG") != "" {
+		runs = []int{1, 1, 1, 4, 4, 4}
+	}
+	for i, processes := range runs {
+		t.Run(fmt.Sprintf("run %d, %d at once", i+1, processes), func(t *testing.T) {
 			if err := run(t, c, suite.Options{Processes: processes}).Check(suite.Specs); err != nil {
 				t.Error(err)
 			}
