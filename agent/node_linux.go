@@ -81,13 +81,15 @@ type Node struct {
 	placement  datapath.Placement
 	ports      map[uint32]port     // the bridges' ports as they are pinned; nil: not yet
 	local      map[string]struct{} // keys of the pods of this node
-	remote     map[string]model.Node
+	nodes      map[string]model.Node
+	others     []netip.Addr // addresses of the other nodes, sorted; nil: to be gathered
 	told       told
 	services   []model.Service
 	behind     error    // why the kernel does not hold what the Matrix says; nil: it does
 	drift      error    // what the last audit found wrong and could not put right
 	detours    []string // what goes around the program on this node, or judges beside it
 	retry      backoff
+	search     backoff // for devices of pods that have none yet
 	problems   []model.Problem
 	revisions  map[string]string
 	published  time.Time
@@ -115,7 +117,7 @@ func NewNode(c NodeConfig) (*Node, error) {
 	n := &Node{
 		config: c, log: c.Log, places: places,
 		requests: make(chan func()), devices: make(chan struct{}, 1), report: make(chan struct{}, 1),
-		local: map[string]struct{}{}, remote: map[string]model.Node{}, told: newTold(),
+		local: map[string]struct{}{}, nodes: map[string]model.Node{}, told: newTold(),
 		revisions: map[string]string{}, started: time.Now(), ended: make(chan struct{}),
 	}
 	n.beat.Store(time.Now().UnixNano())
@@ -275,7 +277,8 @@ func (n *Node) anew(c *model.Cluster) engine.Delta {
 	}
 	n.matrix = engine.Compile(&whole)
 	clear(n.local)
-	clear(n.remote)
+	clear(n.nodes)
+	n.others = nil
 	ch := engine.Change{Nodes: c.Nodes}
 	for i := range whole.Endpoints {
 		ch.Endpoints = append(ch.Endpoints, &whole.Endpoints[i])
@@ -347,12 +350,15 @@ func (n *Node) know(ch engine.Change) {
 			delete(n.local, e.Key())
 		}
 	}
+	if len(ch.Nodes) > 0 {
+		n.others = nil
+	}
 	for _, x := range ch.Nodes {
 		if len(x.IPs) == 0 {
-			delete(n.remote, x.Name)
+			delete(n.nodes, x.Name)
 			continue
 		}
-		n.remote[x.Name] = x
+		n.nodes[x.Name] = x
 	}
 }
 
@@ -380,7 +386,11 @@ func (n *Node) settle() {
 	if n.behind != nil && n.retry.due() {
 		n.publish(engine.Delta{Full: true})
 	}
-	if n.unplaced() {
+	switch {
+	case !n.unplaced():
+		n.search = backoff{}
+	case n.search.due():
+		n.search.fail()
 		n.locate()
 	}
 	n.answerWaiting()
@@ -402,19 +412,29 @@ func (n *Node) place() datapath.Placement {
 	for key := range n.local {
 		p.Local[key] = n.deviceOf(key)
 	}
-	for name, x := range n.remote {
-		if name == n.config.Name {
-			p.Node = append(p.Node, x.IPs...)
-		} else {
-			p.Nodes = append(p.Nodes, x.IPs...)
-		}
-	}
-	for _, list := range []*[]netip.Addr{&p.Node, &p.Nodes} {
-		slices.SortFunc(*list, netip.Addr.Compare)
-		*list = slices.Compact(*list)
-	}
+	p.Node, p.Nodes = sortedAddrs(append(p.Node, n.nodes[n.config.Name].IPs...)), n.otherNodes()
 	p.As = n.answered(p.Node)
 	return p
+}
+
+// otherNodes are the addresses of the other nodes; they are gathered once for
+// all publications until a node changes.
+func (n *Node) otherNodes() []netip.Addr {
+	if n.others == nil {
+		n.others = []netip.Addr{}
+		for name, x := range n.nodes {
+			if name != n.config.Name {
+				n.others = append(n.others, x.IPs...)
+			}
+		}
+		n.others = sortedAddrs(n.others)
+	}
+	return n.others
+}
+
+func sortedAddrs(list []netip.Addr) []netip.Addr {
+	slices.SortFunc(list, netip.Addr.Compare)
+	return slices.Compact(list)
 }
 
 // answered finds the Services that the node answers by itself, having their

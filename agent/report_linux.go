@@ -31,7 +31,7 @@ const refreshReport = 5 * time.Minute
 // together do not report together.
 func (n *Node) reportLoop(ctx context.Context) error {
 	n.mu.Lock()
-	nodes := len(n.remote)
+	nodes := len(n.nodes)
 	n.mu.Unlock()
 	wait := time.Duration(rand.Int64N(int64(n.config.ReportEvery(nodes))))
 	for {
@@ -45,7 +45,7 @@ func (n *Node) reportLoop(ctx context.Context) error {
 			return nil
 		}
 		n.mu.Lock()
-		nodes = len(n.remote)
+		nodes = len(n.nodes)
 		n.mu.Unlock()
 		wait = n.config.ReportEvery(nodes)
 		if err := n.config.Report(ctx, n.state()); err != nil && ctx.Err() == nil {
