@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/e2e/binary"
-	"github.com/sallyport-dev/sallyport/e2e/image"
 )
 
 // Install makes and loads the image of bin/sallyport, applies
@@ -25,15 +25,7 @@ func (c *Cluster) Install(ctx context.Context) error {
 	if _, err := os.Stat(program); err != nil {
 		return fmt.Errorf("cannot install sallyport: %w: run make build first", err)
 	}
-	err = c.LoadImage(ctx, image.Image{
-		Name: Sallyport,
-		Files: []image.File{
-			{Path: "sallyport", Source: program},
-			{Path: "sallyport-cni", Link: "/sallyport"},
-		},
-		Entrypoint: []string{"/sallyport"},
-	})
-	if err != nil {
+	if err := c.LoadSallyport(ctx, Sallyport, program); err != nil {
 		return err
 	}
 	if _, err := c.Kubectl(ctx, "apply", "-f", manifest); err != nil {
@@ -55,4 +47,25 @@ func (c *Cluster) Install(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// LoadSallyport makes the image of a sallyport binary as make image does, under
+// the name, and loads it.
+func (c *Cluster) LoadSallyport(ctx context.Context, name, program string) error {
+	module, err := binary.Module()
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "sallyport-image")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	tar := filepath.Join(dir, "image.tar")
+	cmd := exec.CommandContext(ctx, "go", "run", "./deploy/image", "-name", name, "-o", tar, program)
+	cmd.Dir = filepath.Dir(module)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot make the image %s: %w\n%s", name, err, out)
+	}
+	return c.Load(ctx, tar)
 }
