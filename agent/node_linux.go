@@ -252,8 +252,12 @@ func (n *Node) follow(u kube.Update) {
 	} else {
 		delta = n.apply(u.Change)
 	}
+	first := n.published.IsZero()
 	if n.publish(delta) && !u.Since.IsZero() {
 		n.counts.programming.Observe(time.Since(u.Since).Seconds())
+		if first {
+			n.log.Info("the cluster's policies are in force", "since_start", time.Since(n.started), "since_list", time.Since(u.Since))
+		}
 	}
 	n.answerWaiting()
 }
@@ -261,10 +265,17 @@ func (n *Node) follow(u kube.Update) {
 // anew begins with a whole cluster.
 func (n *Node) anew(c *model.Cluster) engine.Delta {
 	whole := *c
-	whole.Endpoints = slices.Clone(c.Endpoints)
-	for i := range whole.Endpoints {
-		whole.Endpoints[i] = *n.told.correct(&whole.Endpoints[i])
+	for i := range c.Endpoints {
+		corrected := n.told.correct(&c.Endpoints[i])
+		if corrected == &c.Endpoints[i] {
+			continue
+		}
+		if &whole.Endpoints[0] == &c.Endpoints[0] { // the World shares them
+			whole.Endpoints = slices.Clone(c.Endpoints)
+		}
+		whole.Endpoints[i] = *corrected
 	}
+	n.matrix = nil // the one before is of no use while the next one is made
 	n.matrix = engine.Compile(&whole)
 	clear(n.local)
 	clear(n.remote)
