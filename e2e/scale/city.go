@@ -130,7 +130,7 @@ func (c *City) changePod() {
 	switch kind := c.rand.IntN(3); {
 	case kind == 0 && len(c.free[n]) > 20 && len(c.pods) < pods+200 && !slices.Contains(c.away, n):
 		c.addPod(n)
-	case kind == 1 && i >= 0 && len(c.pods) > pods-200:
+	case kind == 1 && i >= 0 && len(c.pods) > pods-200 && (n > 0 || len(c.free[0]) < 50):
 		p := c.pods[i]
 		c.pods = slices.Delete(c.pods, i, i+1)
 		c.free[p.node] = append(c.free[p.node], p.address)
@@ -138,7 +138,7 @@ func (c *City) changePod() {
 	case i >= 0:
 		p := c.pods[i]
 		c.pods = append(slices.Delete(c.pods, i, i+1), p) // the next one is another
-		label := "version" // which no policy asks for
+		label := "version"                                // which no policy asks for
 		if c.rand.IntN(4) == 0 {
 			label = "role"
 		}
