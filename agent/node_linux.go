@@ -78,6 +78,7 @@ type Node struct {
 	matrix     *engine.Matrix
 	places     *places
 	placement  datapath.Placement
+	stale      bool                // what the placement follows from has changed since
 	local      map[string]struct{} // keys of the pods of this node
 	remote     map[string]model.Node
 	told       told
@@ -306,17 +307,25 @@ func (n *Node) apply(ch engine.Change) engine.Delta {
 
 // know keeps what the placement needs of a change.
 func (n *Node) know(ch engine.Change) {
+	forget := func(key string) {
+		if _, here := n.local[key]; here {
+			delete(n.local, key)
+			n.stale = true
+		}
+	}
 	for _, key := range ch.DeletedEndpoints {
-		delete(n.local, key)
+		forget(key)
 	}
 	for _, e := range ch.Endpoints {
 		if e.Node == n.config.Name && !e.HostNetwork {
 			n.local[e.Key()] = struct{}{}
+			n.stale = true
 		} else {
-			delete(n.local, e.Key())
+			forget(e.Key())
 		}
 	}
 	for _, x := range ch.Nodes {
+		n.stale = true
 		if len(x.IPs) == 0 {
 			delete(n.remote, x.Name)
 			continue
@@ -327,14 +336,23 @@ func (n *Node) know(ch engine.Change) {
 
 // locate looks at the devices again and publishes if a pod's has changed.
 func (n *Node) locate() {
-	if err := n.places.refresh(); err != nil {
-		n.log.Warn("cannot look at the node's devices", "error", err)
+	if !n.look() {
 		return
 	}
 	if n.agent != nil && n.matrix != nil && !samePlacement(n.placement, n.place()) {
 		n.publish(engine.Delta{})
 	}
 	n.answerWaiting()
+}
+
+// look looks at the node's devices again.
+func (n *Node) look() bool {
+	n.stale = true
+	if err := n.places.refresh(); err != nil {
+		n.log.Warn("cannot look at the node's devices", "error", err)
+		return false
+	}
+	return true
 }
 
 // settle does what could not be done before.
@@ -358,6 +376,18 @@ func (n *Node) unplaced() bool {
 		}
 	}
 	return false
+}
+
+// placePods has the placement follow the pods and devices, where these changed.
+func (n *Node) placePods() {
+	if !n.stale {
+		return
+	}
+	n.placement = n.place()
+	if n.unplaced() && n.look() {
+		n.placement = n.place()
+	}
+	n.stale = false
 }
 
 // place says by which devices the node's pods are reached, and whose addresses
@@ -407,12 +437,10 @@ func samePlacement(a, b datapath.Placement) bool {
 // tried again, whole; until then the last state holds, with the addresses of
 // pods that are gone closed.
 func (n *Node) publish(d engine.Delta) bool {
-	if len(n.places.devices) == 0 || d.Full || n.unplaced() {
-		if err := n.places.refresh(); err != nil {
-			n.log.Warn("cannot look at the node's devices", "error", err)
-		}
+	if d.Full {
+		n.look()
 	}
-	n.placement = n.place()
+	n.placePods()
 	if n.behind != nil {
 		d = engine.Delta{Full: true}
 	}
