@@ -33,7 +33,8 @@ func (n *Node) Status() api.Status {
 		s.Resources = append(s.Resources, r)
 	}
 	if n.matrix != nil {
-		s.Endpoints, s.Policies, s.Identities = len(n.matrix.Endpoints()), len(n.matrix.Policies()), n.matrix.Identities()
+		s.Endpoints, s.Policies = n.matrix.Count()
+		s.Identities = n.matrix.Identities()
 	}
 	if n.agent == nil {
 		return s

@@ -79,6 +79,7 @@ type Node struct {
 	matrix     *engine.Matrix
 	places     *places
 	placement  datapath.Placement
+	stale      bool                // what the placement follows from has changed since
 	ports      map[uint32]port     // the bridges' ports as they are pinned; nil: not yet
 	local      map[string]struct{} // keys of the pods of this node
 	nodes      map[string]model.Node
@@ -253,17 +254,22 @@ func (n *Node) follow(u kube.Update) {
 		n.tellProblems(u.Problems)
 	}
 	maps.Copy(n.revisions, u.Revisions)
-	if u.Services {
-		n.services = n.config.World.Services()
-	}
 	var delta engine.Delta
 	if u.Cluster != nil {
 		delta = n.anew(u.Cluster)
 	} else {
 		delta = n.apply(u.Change)
 	}
+	if u.Services {
+		n.services = nil
+		n.stale = n.stale || len(n.answering()) > 0
+	}
+	first := n.published.IsZero()
 	if n.publish(delta) && !u.Since.IsZero() {
 		n.counts.programming.Observe(time.Since(u.Since).Seconds())
+		if first {
+			n.log.Info("the cluster's policies are in force", "since_start", time.Since(n.started), "since_list", time.Since(u.Since))
+		}
 	}
 	n.answerWaiting()
 }
@@ -271,10 +277,17 @@ func (n *Node) follow(u kube.Update) {
 // anew begins with a whole cluster.
 func (n *Node) anew(c *model.Cluster) engine.Delta {
 	whole := *c
-	whole.Endpoints = slices.Clone(c.Endpoints)
-	for i := range whole.Endpoints {
-		whole.Endpoints[i] = *n.told.correct(&whole.Endpoints[i])
+	for i := range c.Endpoints {
+		corrected := n.told.correct(&c.Endpoints[i])
+		if corrected == &c.Endpoints[i] {
+			continue
+		}
+		if &whole.Endpoints[0] == &c.Endpoints[0] { // the World shares them
+			whole.Endpoints = slices.Clone(c.Endpoints)
+		}
+		whole.Endpoints[i] = *corrected
 	}
+	n.matrix = nil // the one before is of no use while the next one is made
 	n.matrix = engine.Compile(&whole)
 	clear(n.local)
 	clear(n.nodes)
@@ -340,20 +353,28 @@ func (n *Node) apply(ch engine.Change) engine.Delta {
 
 // know keeps what the placement needs of a change.
 func (n *Node) know(ch engine.Change) {
+	forget := func(key string) {
+		if _, here := n.local[key]; here {
+			delete(n.local, key)
+			n.stale = true
+		}
+	}
 	for _, key := range ch.DeletedEndpoints {
-		delete(n.local, key)
+		forget(key)
 	}
 	for _, e := range ch.Endpoints {
 		if e.Node == n.config.Name && !e.HostNetwork {
 			n.local[e.Key()] = struct{}{}
+			n.stale = true
 		} else {
-			delete(n.local, e.Key())
+			forget(e.Key())
 		}
 	}
 	if len(ch.Nodes) > 0 {
 		n.others = nil
 	}
 	for _, x := range ch.Nodes {
+		n.stale = true
 		if len(x.IPs) == 0 {
 			delete(n.nodes, x.Name)
 			continue
@@ -364,8 +385,7 @@ func (n *Node) know(ch engine.Change) {
 
 // locate looks at the devices again and publishes if a pod's has changed.
 func (n *Node) locate() {
-	if err := n.places.refresh(); err != nil {
-		n.log.Warn("cannot look at the node's devices", "error", err)
+	if !n.look() {
 		return
 	}
 	if n.agent != nil && n.matrix != nil {
@@ -376,6 +396,16 @@ func (n *Node) locate() {
 		}
 	}
 	n.answerWaiting()
+}
+
+// look looks at the node's devices again.
+func (n *Node) look() bool {
+	n.stale = true
+	if err := n.places.refresh(); err != nil {
+		n.log.Warn("cannot look at the node's devices", "error", err)
+		return false
+	}
+	return true
 }
 
 // settle does what could not be done before.
@@ -405,6 +435,20 @@ func (n *Node) unplaced() bool {
 	return false
 }
 
+// placePods has the placement follow the pods and devices, and says whether
+// these changed.
+func (n *Node) placePods() bool {
+	if !n.stale {
+		return false
+	}
+	n.placement = n.place()
+	if n.unplaced() && n.look() {
+		n.placement = n.place()
+	}
+	n.stale = false
+	return true
+}
+
 // place says by which devices the node's pods are reached, and whose addresses
 // are nodes'.
 func (n *Node) place() datapath.Placement {
@@ -413,7 +457,7 @@ func (n *Node) place() datapath.Placement {
 		p.Local[key] = n.deviceOf(key)
 	}
 	p.Node, p.Nodes = sortedAddrs(append(p.Node, n.nodes[n.config.Name].IPs...)), n.otherNodes()
-	p.As = n.answered(p.Node)
+	p.As = n.answered()
 	return p
 }
 
@@ -437,14 +481,30 @@ func sortedAddrs(list []netip.Addr) []netip.Addr {
 	return slices.Compact(list)
 }
 
+// answering are the addresses by which the node may answer for a Service: those
+// that are neither what the API server says it has nor in the pods' ranges.
+func (n *Node) answering() []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(n.places.own), func(a netip.Addr) bool {
+		return slices.Contains(n.nodes[n.config.Name].IPs, a) ||
+			slices.ContainsFunc(n.matrix.PodRanges(), func(p netip.Prefix) bool { return p.Contains(a) })
+	})
+}
+
 // answered finds the Services that the node answers by itself, having their
 // address, as NodeLocal DNSCache does. Where policies tell the pods behind one
 // apart, it stays the node's.
-func (n *Node) answered(own []netip.Addr) map[netip.Addr]netip.Addr {
+func (n *Node) answered() map[netip.Addr]netip.Addr {
+	own := n.answering()
+	if len(own) == 0 {
+		return nil
+	}
+	if n.services == nil {
+		n.services = n.config.World.Services()
+	}
 	out := map[netip.Addr]netip.Addr{}
 	for i := range n.services {
 		for _, a := range n.services[i].ClusterIPs {
-			if _, mine := slices.BinarySearchFunc(own, a, netip.Addr.Compare); !mine {
+			if !slices.Contains(own, a) {
 				continue
 			}
 			if pod, ok := n.behindAll(&n.services[i]); ok {
@@ -495,15 +555,12 @@ func samePlacement(a, b datapath.Placement) bool {
 // tried again, whole; until then the last state holds, with the addresses of
 // pods that are gone closed.
 func (n *Node) publish(d engine.Delta) bool {
-	if len(n.places.devices) == 0 || d.Full || n.unplaced() {
-		if err := n.places.refresh(); err != nil {
-			n.log.Warn("cannot look at the node's devices", "error", err)
-		}
+	if d.Full {
+		n.look()
 	}
-	if n.widen() {
+	if n.placePods() && n.widen() {
 		d = engine.Delta{Full: true}
 	}
-	n.placement = n.place()
 	if n.behind != nil {
 		d = engine.Delta{Full: true}
 	}

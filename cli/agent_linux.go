@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -117,6 +118,10 @@ func (s *session) agent(ctx context.Context, f agentFlags) error {
 			}
 			log.Info("the CNI plugin is installed", "folder", f.cniConf)
 		})
+	}
+	if os.Getenv("GOGC") == "" {
+		// On every node memory is worth more than the little time that this costs.
+		debug.SetGCPercent(50)
 	}
 	log.Info("the agent starts", "node", name, "version", version)
 	if err := n.Run(ctx); err != nil {

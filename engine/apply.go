@@ -17,9 +17,7 @@ func (m *Matrix) Apply(ch Change) Delta {
 	for _, n := range ch.Nodes {
 		m.setNode(n)
 	}
-	if m.relabels(ch.Namespaces) {
-		return m.rebuild(ch)
-	}
+	m.relabel(ch.Namespaces)
 	for _, key := range ch.DeletedEndpoints {
 		m.removeEndpoint(key)
 	}
@@ -56,39 +54,42 @@ func (m *Matrix) finish() Delta {
 	return d
 }
 
-// relabels takes the namespaces over and says whether the labels of one that
-// has pods change: then what its pods are to every selector may change.
-func (m *Matrix) relabels(namespaces []model.Namespace) bool {
-	changed := false
+// relabel takes the namespaces over. What the pods of one whose labels change
+// are to every selector may change: they come anew.
+func (m *Matrix) relabel(namespaces []model.Namespace) {
+	var displaced []*model.Endpoint
 	for _, ns := range namespaces {
 		if !maps.Equal(m.namespaceLabels(ns.Name), ns.Labels) {
-			in := m.classesByNamespace[ns.Name]
-			changed = changed || in != nil && !in.empty()
+			displaced = append(displaced, m.vacate(ns.Name)...)
 		}
 		m.namespaces[ns.Name] = ns
 	}
 	if len(namespaces) > 0 {
 		clear(m.namespaceMemo)
 	}
-	return changed
+	for _, e := range displaced {
+		m.setEndpoint(e)
+	}
 }
 
-// rebuild compiles the changed cluster from scratch.
-func (m *Matrix) rebuild(ch Change) Delta {
-	for _, key := range ch.DeletedEndpoints {
-		delete(m.endpoints, key)
+// vacate takes the namespace's pods out, and their classes with them.
+func (m *Matrix) vacate(namespace string) (out []*model.Endpoint) {
+	in := m.classesByNamespace[namespace]
+	if in == nil {
+		return nil
 	}
-	for _, e := range ch.Endpoints {
-		m.endpoints[e.Key()] = &endpoint{Endpoint: e}
-	}
-	for _, key := range ch.DeletedPolicies {
-		delete(m.policies, key)
-	}
-	for _, p := range ch.Policies {
-		m.policies[PolicyKey(p)] = &policy{Policy: p}
-	}
-	*m = *Compile(m.Cluster())
-	return Delta{Full: true}
+	slices.Clone(*in).each(func(i int) {
+		c := m.classes[i]
+		for _, e := range slices.Clone(c.members) {
+			out = append(out, e.Endpoint)
+			m.removeEndpoint(e.key)
+		}
+		if c.empty {
+			m.emptyClasses--
+		}
+		m.dropClass(c)
+	})
+	return out
 }
 
 // Cluster is what the Matrix stands for, without its Services: all that a

@@ -163,13 +163,11 @@ func (m *Matrix) identify(u *unit) {
 	satisfied := make([]bool, len(m.atoms))
 	candidates := slices.Clone(m.liveIdentities)
 	for i, a := range m.atoms {
-		satisfied[i] = a.has(u)
-		if satisfied[i] {
+		if satisfied[i] = a.has(u); satisfied[i] {
 			candidates.and(a.ids)
-		} else {
-			candidates.andNot(a.ids)
 		}
 	}
+	m.exclude(candidates, satisfied)
 	if id := candidates.first(); id >= 0 {
 		m.join(u, Identity(id))
 		return
@@ -182,6 +180,33 @@ func (m *Matrix) identify(u *unit) {
 		(*bitset)(&r.Bits).put(int(id), r.passes(int(id)))
 	}
 	m.join(u, id)
+}
+
+// few are as many identities as are looked at one by one.
+const few = 64
+
+// exclude drops the identities that satisfy an atom which they should not:
+// mostly few are left.
+func (m *Matrix) exclude(candidates bitset, satisfied []bool) {
+	var list []int
+	if candidates.count() <= few {
+		candidates.each(func(id int) { list = append(list, id) })
+		clear(candidates)
+		for i, a := range m.atoms {
+			if !satisfied[i] {
+				list = slices.DeleteFunc(list, a.ids.has)
+			}
+		}
+		for _, id := range list {
+			candidates.set(id)
+		}
+		return
+	}
+	for i, a := range m.atoms {
+		if !satisfied[i] {
+			candidates.andNot(a.ids)
+		}
+	}
 }
 
 // settle computes the identities of a new atom, dividing those that it tells apart.

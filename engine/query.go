@@ -25,6 +25,9 @@ func (m *Matrix) Endpoints() []*model.Endpoint {
 	return out
 }
 
+// Count is the number of pods and of policies.
+func (m *Matrix) Count() (endpoints, policies int) { return len(m.endpoints), len(m.policies) }
+
 func (m *Matrix) byKey() []*endpoint {
 	if m.sorted == nil {
 		m.sorted = make([]*endpoint, 0, len(m.endpoints))
