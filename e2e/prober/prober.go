@@ -120,7 +120,9 @@ func (c *Client) SentAt(ctx context.Context, seq uint32) (t time.Time, err error
 	return t, c.call(ctx, "/sent", seq, &t)
 }
 
-// Stream starts a stream to "ip:port".
+// Stream starts a stream to "ip:port". The protocol is tcp or udp, whose
+// numbers the server sends back, or "tcp push" or "udp push", in which only
+// the server sends.
 func (c *Client) Stream(ctx context.Context, proto, to string) error {
 	return c.call(ctx, "/stream", []string{proto, to}, nil)
 }

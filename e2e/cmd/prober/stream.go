@@ -56,6 +56,9 @@ func serveUDP(conn net.PacketConn) {
 		switch {
 		case string(text) == prober.Who:
 			text = fmt.Appendf(nil, "%s %s\n", *name, from)
+		case string(text) == push:
+			go numbers(func(b []byte) error { _, err := conn.WriteTo(b, from); return err })
+			continue
 		case strings.HasPrefix(string(text), magic):
 			text = append(text, '!') // an answer, to those who record
 		}
@@ -72,12 +75,30 @@ func serveTCP(conn net.Conn) {
 			return
 		}
 		text := b[:n]
-		if string(text) == prober.Who {
+		switch string(text) {
+		case push:
+			_ = numbers(func(b []byte) error { _, err := conn.Write(b); return err })
+			return
+		case prober.Who:
 			text = fmt.Appendf(nil, "%s %s\n", *name, conn.RemoteAddr())
 		}
 		if _, err := conn.Write(text); err != nil {
 			return
 		}
+	}
+}
+
+// push asks a server to send the numbers itself.
+const push = "push!\n"
+
+// numbers sends numbers until that fails.
+func numbers(send func([]byte) error) error {
+	for number := uint64(0); ; number++ {
+		b := binary.BigEndian.AppendUint64(nil, number)
+		if err := send(binary.BigEndian.AppendUint64(b, uint64(time.Now().UnixNano()))); err != nil {
+			return err
+		}
+		time.Sleep(2 * time.Millisecond)
 	}
 }
 
@@ -116,27 +137,31 @@ func (s *streams) add(proto, to string) {
 // run sends numbers every two milliseconds until the connection ends. It never
 // ends it itself: what is cut stays silent until TCP gives up.
 func (s *streams) run(x *prober.Stream) error {
-	conn, err := net.DialTimeout(x.Proto, x.To, 5*time.Second)
+	proto, pushed := strings.CutSuffix(x.Proto, " push")
+	conn, err := net.DialTimeout(proto, x.To, 5*time.Second)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
 	done := make(chan error, 2)
-	go func() {
-		for number := uint64(0); ; number++ {
-			b := binary.BigEndian.AppendUint64(nil, number)
-			b = binary.BigEndian.AppendUint64(b, uint64(time.Now().UnixNano()))
-			// UDP: a refusal of the one before is no reason to stop.
-			if _, err := conn.Write(b); err != nil && x.Proto == "tcp" {
-				done <- err
-				return
-			}
-			s.mu.Lock()
-			x.Sent++
-			s.mu.Unlock()
-			time.Sleep(2 * time.Millisecond)
+	if pushed {
+		if _, err := conn.Write([]byte(push)); err != nil {
+			return err
 		}
-	}()
+	} else {
+		go func() {
+			done <- numbers(func(b []byte) error {
+				_, err := conn.Write(b)
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				x.Sent++
+				if proto == "udp" {
+					return nil // the node refuses to send; it may not later
+				}
+				return err
+			})
+		}()
+	}
 	go func() { done <- s.read(conn, x) }()
 	return <-done
 }
@@ -145,7 +170,7 @@ func (s *streams) read(conn net.Conn, x *prober.Stream) error {
 	b := make([]byte, 16)
 	for want := uint64(0); ; want++ {
 		var err error
-		if x.Proto == "tcp" {
+		if strings.HasPrefix(x.Proto, "tcp") {
 			_, err = io.ReadFull(conn, b)
 		} else if _, err = conn.Read(b); err != nil {
 			time.Sleep(time.Millisecond)
@@ -154,7 +179,7 @@ func (s *streams) read(conn net.Conn, x *prober.Stream) error {
 		if err != nil {
 			return err
 		}
-		if number := binary.BigEndian.Uint64(b); x.Proto == "tcp" && number != want {
+		if number := binary.BigEndian.Uint64(b); strings.HasPrefix(x.Proto, "tcp") && number != want {
 			return errors.New("a number came back out of order")
 		}
 		now := time.Now()
