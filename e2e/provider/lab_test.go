@@ -132,7 +132,9 @@ func (p *pod) object() object {
 		args = append(args, "-tap=false")
 	}
 	container := object{
-		"name": "prober", "image": proberImage, "imagePullPolicy": "Never", "args": args,
+		// Enough not to be the last in line on a busy machine.
+		"resources": object{"requests": object{"cpu": "20m"}},
+		"name":      "prober", "image": proberImage, "imagePullPolicy": "Never", "args": args,
 		"volumeMounts": []object{{"name": "sockets", "mountPath": prober.Dir}},
 	}
 	if p.health {

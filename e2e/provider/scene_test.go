@@ -46,12 +46,7 @@ func (l lab) scene() *scene {
 		l.targets(s.inside[i], s.strange[i].at(7000), s.strange[next].at(7000))
 		l.targets(s.strange[i], s.inside[i].at(7000), s.inside[next].at(7000))
 	}
-	must(l.t, eventually(10*time.Second, func() error {
-		if n := s.alive(); n != s.opened {
-			return fmt.Errorf("%d of %d streams flow", n, s.opened)
-		}
-		return nil
-	}))
+	must(l.t, s.flowing(10*time.Second))
 	return s
 }
 
@@ -64,15 +59,23 @@ func (s *scene) streams() (out []prober.Stream) {
 	return out
 }
 
-// alive counts the streams of which a number arrived lately.
-func (s *scene) alive() (n int) {
+// flowing returns when numbers arrive on every stream after it was called: on
+// a busy machine pods may have to wait for their turn.
+func (s *scene) flowing(limit time.Duration) error {
 	s.t.Helper()
-	for _, x := range s.streams() {
-		if time.Since(x.Last) < 300*time.Millisecond {
-			n++
+	from := time.Now()
+	return eventually(limit, func() error {
+		silent := 0
+		for _, x := range s.streams() {
+			if !x.Last.After(from) {
+				silent++
+			}
 		}
-	}
-	return n
+		if silent > 0 {
+			return fmt.Errorf("%d of %d streams are silent", silent, s.opened)
+		}
+		return nil
+	})
 }
 
 // leaks counts what arrived, from inside in the wild and from there inside.
@@ -105,14 +108,14 @@ func (s *scene) check(after string) {
 	for _, p := range append(append([]*pod{}, s.inside...), s.strange...) {
 		sent += s.state(p).Sent
 	}
-	leaks, alive := s.leaks(), s.alive()
-	s.t.Logf("after %s: %d of %d packets leaked; %d of %d streams broken, %d flow, %d numbers arrived, the longest gap is %v",
-		after, leaks, sent, broken, s.opened, alive, numbers, gap.Round(time.Millisecond))
+	leaks, flow := s.leaks(), s.flowing(10*time.Second)
+	s.t.Logf("after %s: %d of %d packets leaked; %d of %d streams broken, %d numbers arrived, the longest gap is %v",
+		after, leaks, sent, broken, s.opened, numbers, gap.Round(time.Millisecond))
 	if leaks > 0 {
 		s.t.Errorf("after %s: %d packets leaked", after, leaks)
 	}
-	if alive != s.opened {
-		s.t.Errorf("after %s: only %d of %d streams flow", after, alive, s.opened)
+	if flow != nil {
+		s.t.Errorf("after %s: %v", after, flow)
 	}
 }
 
@@ -121,9 +124,8 @@ func (s *scene) check(after string) {
 func (s *scene) control() {
 	s.t.Helper()
 	s.deletePolicy(s.home, "peer")
-	_, version := s.deletePolicy(s.home, "deny")
-	_ = version
-	must(s.t, eventually(5*time.Second, func() error {
+	s.deletePolicy(s.home, "deny")
+	must(s.t, eventually(15*time.Second, func() error {
 		for i := range s.inside {
 			if arrived(s.state(s.strange[i]), s.inside[i].ip, prober.UDPRequest) == 0 || arrived(s.state(s.inside[i]), s.strange[i].ip, prober.TCPRequest) == 0 {
 				return fmt.Errorf("control: without policies nothing gets through on %s", s.inside[i].node.Name)

@@ -53,7 +53,7 @@ func TestAgentsAreKilled(t *testing.T) {
 	must(t, s.each(s.agentPods))
 	s.rollout()
 	s.realised(version)
-	must(t, eventually(5*time.Second, func() error {
+	must(t, eventually(15*time.Second, func() error {
 		for i, in := range s.inside {
 			if arrived(s.state(s.strange[i]), in.ip, prober.UDPRequest) == 0 {
 				return fmt.Errorf("a policy that was written while the agents were dead does not open %s", in.node.Name)
@@ -155,7 +155,7 @@ func TestRevoke(t *testing.T) {
 	for _, p := range append(append([]*pod{}, s.inside...), s.strange...) {
 		s.targets(p) // no other packets
 	}
-	before := s.alive()
+	must(t, s.flowing(10*time.Second))
 	ack, _ := s.deletePolicy(s.home, "peer")
 	time.Sleep(1500 * time.Millisecond)
 	slowest := map[string]time.Duration{}
@@ -165,16 +165,8 @@ func TestRevoke(t *testing.T) {
 			t.Errorf("the stream %s to %s still flows %v after the policy went", x.Proto, x.To, d)
 		}
 	}
-	t.Logf("%d streams were cut; the last number that arrived was sent after the acknowledgement by %v", before, slowest)
-	if before != s.opened {
-		t.Errorf("only %d of %d streams flowed before", before, s.opened)
-	}
+	t.Logf("%d streams were cut; the last number that arrived was sent after the acknowledgement by %v", s.opened, slowest)
 	// Not for ever: what is allowed again goes on.
 	s.policy(s.home, "peer", peer(s.away))
-	must(t, eventually(20*time.Second, func() error {
-		if n := s.alive(); n != s.opened {
-			return fmt.Errorf("%d of %d streams flow again", n, s.opened)
-		}
-		return nil
-	}))
+	must(t, s.flowing(20*time.Second))
 }

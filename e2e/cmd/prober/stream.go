@@ -23,7 +23,10 @@ func serve(spec string) {
 		return
 	}
 	if proto == "udp" {
-		conn, err := net.ListenPacket("udp4", ":"+port)
+		if !strings.Contains(port, ":") {
+			port = ":" + port
+		}
+		conn, err := net.ListenPacket("udp4", port)
 		if err != nil {
 			log.Fatalf("prober: %v", err)
 		}
