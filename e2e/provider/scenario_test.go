@@ -396,8 +396,12 @@ func (l lab) play(s *scenario) error {
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
 	}
-	if out, err := l.sallyport("get", "policies"); err != nil || strings.Count(out, "3/3") != len(s.policies) {
-		return fmt.Errorf("not all %d policies are in force on 3 nodes: %w\n%s", len(s.policies), err, out)
-	}
-	return nil
+	// Nodes report to the API server every few seconds.
+	return eventually(15*time.Second, func() error {
+		out, err := l.sallyport("get", "policies")
+		if err != nil || strings.Count(out, "3/3") != len(s.policies) {
+			return fmt.Errorf("not all %d policies are in force on 3 nodes: %v\n%s", len(s.policies), err, out)
+		}
+		return nil
+	})
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // TestUpgradeAndRollback runs another build of the agent, by another tag, and
-// goes back.
+// goes back, node by node as the DaemonSet does it.
 func TestUpgradeAndRollback(t *testing.T) {
 	l := enforced(t)
 	module, err := binary.Module()
@@ -39,7 +39,9 @@ func TestUpgradeAndRollback(t *testing.T) {
 	must(t, err)
 	runs := func(version string) {
 		t.Helper()
+		began := time.Now()
 		s.rollout()
+		t.Logf("all nodes run version %s after %.1f s", version, time.Since(began).Seconds())
 		for _, n := range s.Nodes {
 			if a, err := agent(n); err != nil || a.Version != version {
 				t.Errorf("%s runs version %q, not %q: %v", n.Name, a.Version, version, err)
@@ -54,6 +56,7 @@ func TestUpgradeAndRollback(t *testing.T) {
 	must(t, err)
 	runs(before.Version)
 	s.check("the rollback")
+	s.control()
 }
 
 // TestZUninstall comes last. It takes everything off, as the manifest says,
