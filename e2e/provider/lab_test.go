@@ -293,17 +293,19 @@ func onSocket(path string) *http.Client {
 }
 
 // agent asks a node's agent.
-func agent(n *cluster.Node) (s status, err error) {
-	res, err := onSocket(n.Root("/run/sallyport/agent.sock")).Get("http://agent/v1/status")
+func agent(n *cluster.Node) (s status, err error) { return s, ask(n, "status", &s) }
+
+func ask(n *cluster.Node, what string, out any) error {
+	res, err := onSocket(n.Root("/run/sallyport/agent.sock")).Get("http://agent/v1/" + what)
 	if err != nil {
-		return s, err
+		return err
 	}
 	defer func() { _ = res.Body.Close() }()
 	text, err := io.ReadAll(res.Body)
 	if err == nil {
-		err = json.Unmarshal(text, &s)
+		err = json.Unmarshal(text, out)
 	}
-	return s, err
+	return err
 }
 
 // realised returns when all nodes have policies up to this version in force.

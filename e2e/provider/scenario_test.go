@@ -3,20 +3,19 @@ package provider
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/e2e/binary"
+	"github.com/sallyport-dev/sallyport/e2e/cluster"
 	"github.com/sallyport-dev/sallyport/e2e/prober"
 )
 
@@ -258,7 +257,7 @@ func (l lab) stand(s *scenario) error {
 			return err
 		}
 	}
-	version := 0
+	addresses := map[string]string{}
 	err := eventually(30*time.Second, func() error {
 		for ns := range s.spaces {
 			var list podList
@@ -269,8 +268,7 @@ func (l lab) stand(s *scenario) error {
 				if !slices.ContainsFunc(x.Status.Conditions, func(c struct{ Type, Status string }) bool { return c.Type == "Ready" && c.Status == "True" }) {
 					return fmt.Errorf("pod %s/%s is not ready", ns, x.Metadata.Name)
 				}
-				v, _ := strconv.Atoi(x.Metadata.ResourceVersion)
-				version = max(version, v)
+				addresses[ns+"/"+x.Metadata.Name] = x.Status.PodIP
 			}
 		}
 		return nil
@@ -280,13 +278,34 @@ func (l lab) stand(s *scenario) error {
 	}
 	return eventually(10*time.Second, func() error {
 		for _, n := range l.Nodes {
-			a, err := agent(n)
-			if now, _ := strconv.Atoi(a.Realised["pods"]); err != nil || now < version {
-				return errors.Join(err, fmt.Errorf("%s does not know all pods yet", n.Name))
+			known, err := knows(n)
+			if err != nil {
+				return err
+			}
+			for pod, ip := range addresses {
+				if known[pod] != ip {
+					return fmt.Errorf("%s knows %q as the address of %s, not %s", n.Name, known[pod], pod, ip)
+				}
 			}
 		}
 		return nil
 	})
+}
+
+// knows lists the pods that a node's agent knows, with their addresses.
+func knows(n *cluster.Node) (map[string]string, error) {
+	var list []struct {
+		Pod string
+		IPs []string
+	}
+	if err := ask(n, "endpoints", &list); err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for _, e := range list {
+		out[e.Pod] = strings.Join(e.IPs, ",")
+	}
+	return out, nil
 }
 
 func (l lab) clear(s *scenario, what string) {
@@ -341,15 +360,19 @@ func TestScenarios(t *testing.T) {
 	}
 	ran, cases, dropped, failed := 0, 0, 0, 0
 	began := time.Now()
+	var stood, played time.Duration
 	for _, key := range order {
 		group := groups[key]
 		first := group[0]
+		clock := time.Now()
 		if err := l.stand(first); err != nil {
 			t.Errorf("%s: %v", first.name, err)
 			failed++
 			l.clear(first, "pods")
 			continue
 		}
+		stood += time.Since(clock)
+		clock = time.Now()
 		for _, s := range group {
 			ran++
 			cases += len(s.test["spec"].(object)["cases"].([]any))
@@ -360,13 +383,14 @@ func TestScenarios(t *testing.T) {
 			}
 			l.clear(first, "networkpolicies")
 		}
+		played += time.Since(clock)
 		l.clear(first, "pods")
 	}
 	for why, names := range skipped {
 		t.Logf("SKIPPED %d, because %s: %s", len(names), why, strings.Join(names, " "))
 	}
-	t.Logf("%d scenarios of %d in %d clusters, %d cases (%d more are not between pods): %d failed, in %.0f s",
-		ran, len(all), len(order), cases, dropped, failed, time.Since(began).Seconds())
+	t.Logf("%d scenarios of %d in %d clusters, %d cases (%d more are not between pods): %d failed, in %.0f s (%.0f s for pods to start, %.0f s for policies and connections)",
+		ran, len(all), len(order), cases, dropped, failed, time.Since(began).Seconds(), stood.Seconds(), played.Seconds())
 }
 
 // play applies a scenario's policies and runs its test.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -119,7 +120,9 @@ func (l lab) clean(n *cluster.Node) error {
 	var left []string
 	for _, pattern := range []string{"/sys/fs/bpf/*", "/opt/cni/bin/sallyport*", "/run/sallyport/*", "/etc/cni/net.d/*sallyport*", "/etc/cni/net.d/.sallyport*"} {
 		names, _ := filepath.Glob(n.Root(pattern))
-		left = append(left, names...)
+		left = append(left, slices.DeleteFunc(names, func(name string) bool {
+			return strings.HasSuffix(name, ".debug") // the kernel's own
+		})...)
 	}
 	if text, err := os.ReadFile(n.Root(conflist)); err != nil || strings.Contains(string(text), "sallyport") {
 		left = append(left, fmt.Sprintf("%s: %v %s", conflist, err, text))
