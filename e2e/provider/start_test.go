@@ -50,6 +50,7 @@ func (l lab) hunt(hunters []*pod) (stop func()) {
 		for ; ctx.Err() == nil; time.Sleep(3 * time.Millisecond) {
 			if found := look(); found != nil {
 				list = append(list, found...)
+				list = list[max(0, len(list)-50):] // those of before are gone, or have been tried long enough
 				for _, h := range hunters {
 					_ = h.Targets(ctx, list)
 				}
@@ -69,13 +70,12 @@ func TestPodStart(t *testing.T) {
 		pods, closed = 60, 15
 	}
 	t.Run("control: nothing is enforced", func(t *testing.T) {
-		l := enforced(t)
-		r := l.podStarts(12, 12, false)
+		r := enforced(t).podStarts(12, 12, false)
 		if r.out == 0 || r.in == 0 || r.answered == 0 {
 			t.Errorf("without policies the probers must get through: %+v", r)
 		}
 	})
-	t.Run("with the CNI plugin", func(t *testing.T) { enforced(t).podStarts(pods, 50, true).check(t) })
+	t.Run("with the CNI plugin", func(t *testing.T) { enforced(t).podStarts(pods, 40, true).check(t) })
 	t.Run("without the CNI plugin", func(t *testing.T) {
 		l := enforced(t)
 		must(t, l.each(unchain))
@@ -94,7 +94,7 @@ type starts struct {
 	sent     uint64        // packets that pods sent
 	reached  int           // pods whose packets arrived at their peer
 	first    time.Duration // the longest time from a pod's first instruction until its peer heard of it
-	ready    time.Duration // until the last pod was ready
+	ready    time.Duration // the batches were not ready
 }
 
 func (r starts) check(t *testing.T) {
@@ -116,7 +116,7 @@ func (l lab) podStarts(total, batch int, isolated bool) (r starts) {
 	standing := []*pod{victim, ally}
 	var hunters []*pod
 	for i, n := range l.Nodes {
-		hunters = append(hunters, &pod{ns: wild, name: fmt.Sprint("hunter-", i), node: n, args: []string{"-every", "2ms"}})
+		hunters = append(hunters, &pod{ns: wild, name: fmt.Sprint("hunter-", i), node: n, args: []string{"-every", "4ms"}})
 	}
 	l.start(append(standing, hunters...)...)
 	if isolated {
@@ -126,22 +126,33 @@ func (l lab) podStarts(total, batch int, isolated bool) (r starts) {
 	}
 	stop := l.hunt(hunters)
 	defer stop()
-	began := time.Now()
 	var prey []*pod
+	states := map[*pod]prober.State{}
 	for len(prey) < total {
 		var some []*pod
 		for range min(batch, total-len(prey)) {
 			i := len(prey) + len(some)
 			some = append(some, &pod{
 				ns: home, name: fmt.Sprint("prey-", i), node: l.Nodes[i%len(l.Nodes)],
-				args: []string{"-listen", "7000", "-to", victim.at(7000) + "," + ally.at(7000), "-burst", "500ms", "-then", "100ms"},
+				args: []string{"-listen", "7000", "-to", victim.at(7000) + "," + ally.at(7000), "-burst", "500ms", "-then", "1s"},
 			})
 		}
+		clock := time.Now()
 		l.start(some...)
+		r.ready += time.Since(clock)
 		prey = append(prey, some...)
+		// Each gets its time to reach the peer, of which other nodes must hear.
+		deadline := time.Now().Add(5 * time.Second)
+		for _, p := range some {
+			for states[p] = l.state(p); arrived(states[p], ally.ip, prober.TCPAnswer) == 0 && time.Now().Before(deadline); states[p] = l.state(p) {
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		for _, p := range some {
+			l.delete(p) // the machine is small
+		}
 	}
-	r.pods, r.ready = len(prey), time.Since(began)
-	time.Sleep(500 * time.Millisecond)
+	r.pods = len(prey)
 	stop()
 	for _, h := range hunters {
 		s := l.state(h)
@@ -152,7 +163,7 @@ func (l lab) podStarts(total, batch int, isolated bool) (r starts) {
 	}
 	atVictim, atAlly := l.state(victim), l.state(ally)
 	for _, p := range prey {
-		s := l.state(p)
+		s := states[p]
 		r.sent += s.Sent
 		for _, h := range hunters {
 			r.in += arrived(s, h.ip)
