@@ -221,9 +221,11 @@ func (l lab) delete(p *pod) {
 // state asks a prober that must be there.
 func (l lab) state(p *pod) prober.State {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(l.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(l.t.Context(), 20*time.Second)
 	defer cancel()
-	s, err := p.State(ctx)
+	// A container that has started may not have got to its socket yet.
+	var s prober.State
+	err := eventually(10*time.Second, func() (err error) { s, err = p.State(ctx); return err })
 	if err != nil {
 		l.t.Fatalf("the prober %s does not answer: %v", p.id(), err)
 	}
