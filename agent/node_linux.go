@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -254,6 +255,10 @@ func (n *Node) follow(u kube.Update) {
 		n.tellProblems(u.Problems)
 	}
 	maps.Copy(n.revisions, u.Revisions)
+	if u.Cluster == nil && reflect.ValueOf(u.Change).IsZero() {
+		n.reportSoon() // the kernel has it all
+		return
+	}
 	var delta engine.Delta
 	if u.Cluster != nil {
 		delta = n.anew(u.Cluster)

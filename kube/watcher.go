@@ -44,6 +44,7 @@ type pace struct {
 var standardPace = pace{silence: 3 * time.Minute, backoff: 500 * time.Millisecond, longest: 15 * time.Second, discover: 5 * time.Minute}
 
 // Update is everything that changed in the cluster since the Update before.
+// If a policy was written that says what it said, there are only Revisions.
 type Update struct {
 	Cluster   *model.Cluster    // if not nil, all there is: compile it anew. The first Update's is; later ones' if the pod ranges changed
 	Change    engine.Change     // else: apply it. A Node without addresses is gone; so is a Namespace with no label but its name
@@ -66,6 +67,7 @@ type Watcher struct {
 	mu        sync.Mutex
 	state     *state
 	revisions map[string]string
+	rewritten bool // a policy since the last Update, be it an annotation
 	running   bool
 }
 
@@ -181,6 +183,9 @@ func (s *sink) take(o any, deleted bool) error {
 	}
 	s.w.mu.Lock()
 	s.r.shelf(s.w.state).event(i.key(), i.version(), i.value)
+	// UpdateResourceVersion comes later: an Update may be taken before it.
+	s.w.revisions[s.r.name()] = i.ResourceVersion
+	s.w.rewritten = s.w.rewritten || s.r.name() == policyResource
 	s.w.mu.Unlock()
 	s.w.stir()
 	return nil
@@ -245,7 +250,11 @@ func (w *Watcher) take() (Update, bool) {
 		return Update{}, false
 	}
 	u, ok := w.state.take()
+	// Who asks whether a policy's last version is in force must hear of one
+	// that changes nothing, too.
+	ok = ok || w.state.started && w.rewritten
 	if ok {
+		w.rewritten = false
 		u.Revisions = maps.Clone(w.revisions)
 	}
 	return u, ok

@@ -576,3 +576,37 @@ func TestForeignPoliciesAreSaidToBeUnenforced(t *testing.T) {
 		t.Errorf("problems %v", u.Problems)
 	}
 }
+
+// TestAPolicyThatIsWrittenAgain: whoever asks whether its last version is in
+// force wants to hear yes, though nothing changed.
+func TestAPolicyThatIsWrittenAgain(t *testing.T) {
+	s := world(t)
+	policy := policyObject("b", "none", jsonObject{"podSelector": jsonObject{}})
+	s.put("networkpolicies", policy)
+	f := following(t, s, hurried())
+	before := f.next()
+	policy["metadata"].(jsonObject)["annotations"] = jsonObject{"note": "new"}
+	s.put("networkpolicies", policy)
+	u := f.next()
+	was, _ := strconv.Atoi(before.Revisions[policyResource])
+	now, _ := strconv.Atoi(u.Revisions[policyResource])
+	if u.Cluster != nil || len(u.Change.Policies) != 0 || now <= was {
+		t.Errorf("update %+v after version %d", u, was)
+	}
+	f.nothing()
+}
+
+// TestAnUpdateNamesItsOwnVersion: not the one before, whenever it is taken.
+func TestAnUpdateNamesItsOwnVersion(t *testing.T) {
+	s := world(t)
+	f := following(t, s, hurried())
+	f.next()
+	for i := range 50 {
+		policy := policyObject("b", "p"+strconv.Itoa(i), jsonObject{"podSelector": jsonObject{}})
+		s.put("networkpolicies", policy)
+		u := f.next()
+		if got, want := u.Revisions[policyResource], policy["metadata"].(jsonObject)["resourceVersion"]; len(u.Change.Policies) != 1 || got != want {
+			t.Fatalf("the update of version %s names %s: %+v", want, got, u)
+		}
+	}
+}

@@ -1,0 +1,158 @@
+package provider
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/binary"
+	"github.com/sallyport-dev/sallyport/e2e/cluster"
+	"github.com/sallyport-dev/sallyport/e2e/prober"
+)
+
+// TestAgentsAreKilled kills the agents of all nodes, in every phase of their
+// lives, and changes policies meanwhile.
+func TestAgentsAreKilled(t *testing.T) {
+	s := enforced(t).scene()
+	kills, began := 0, time.Now()
+	for next := began; time.Since(began) < 20*time.Second; time.Sleep(300 * time.Millisecond) {
+		for _, n := range s.Nodes {
+			for _, pid := range s.agents(n) {
+				if syscall.Kill(pid, syscall.SIGKILL) == nil {
+					kills++
+				}
+			}
+		}
+		// A kubelet waits longer and longer before it runs a container again,
+		// but not with a new pod.
+		if time.Since(next) > 2*time.Second {
+			next = time.Now()
+			must(t, s.each(s.agentPods))
+		}
+	}
+	t.Logf("%d agents killed", kills)
+	if kills < 6 {
+		t.Errorf("only %d agents were killed: they did not start again", kills)
+	}
+	s.check("kills")
+
+	// With no agent: open one door, shut another.
+	for _, n := range s.Nodes {
+		for _, pid := range s.agents(n) {
+			must(t, syscall.Kill(pid, syscall.SIGKILL))
+		}
+	}
+	s.policy(s.home, "wild", object{
+		"podSelector": object{}, "policyTypes": []string{"Egress"},
+		"egress": []object{{"to": []object{{"namespaceSelector": object{"matchLabels": object{"name": s.wild}}}}}},
+	})
+	_, version := s.policy(s.away, "deny", object{"podSelector": object{}, "policyTypes": []string{"Ingress"}})
+	must(t, s.each(s.agentPods))
+	s.rollout()
+	s.realised(version)
+	must(t, eventually(15*time.Second, func() error {
+		for i, in := range s.inside {
+			if arrived(s.state(s.strange[i]), in.ip, prober.UDPRequest) == 0 {
+				return fmt.Errorf("a policy that was written while the agents were dead does not open %s", in.node.Name)
+			}
+			for _, x := range s.state(in).Streams {
+				if time.Since(x.Last) < 300*time.Millisecond {
+					return fmt.Errorf("a policy that was written while the agents were dead does not shut %s", in.node.Name)
+				}
+			}
+		}
+		return nil
+	}))
+}
+
+// TestAPIServerAway stops the API server: what is enforced stays so, agents
+// say that they are cut off, and catch up.
+func TestAPIServerAway(t *testing.T) {
+	away := time.Minute
+	if testing.Short() {
+		away = 20 * time.Second
+	}
+	s := enforced(t).scene()
+	must(t, s.StopAPIServer(syscall.SIGKILL))
+	stopped := time.Now()
+	up := false
+	defer func() {
+		if !up {
+			_ = s.StartAPIServer(t.Context())
+		}
+	}()
+	for _, n := range s.Nodes {
+		if err := eventually(15*time.Second, func() error {
+			a, err := agent(n)
+			if err == nil && len(a.Degraded) == 0 {
+				err = fmt.Errorf("the agent of %s does not say that the API server is away", n.Name)
+			}
+			if err == nil && !a.Ready {
+				t.Errorf("the agent of %s is not ready: %v", n.Name, a.Degraded)
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
+			continue
+		}
+		a, _ := agent(n)
+		t.Logf("%s says after %.0f s: %.120s... (and %d more)", n.Name, time.Since(stopped).Seconds(), a.Degraded[0], len(a.Degraded)-1)
+	}
+	module, err := binary.Module()
+	must(t, err)
+	out, err := s.Nodes[0].Command(t.Context(), filepath.Join(module, "../bin/sallyport"), "status").CombinedOutput()
+	t.Logf("sallyport status: %v, %.300s...", err, out)
+	if !strings.Contains(string(out), "API server") && !strings.Contains(string(out), "degraded") {
+		t.Errorf("status does not say that the API server is away")
+	}
+	// The agent itself may end now: what it left stays in force.
+	for _, pid := range s.agents(s.Nodes[1]) {
+		must(t, syscall.Kill(pid, syscall.SIGKILL))
+	}
+	time.Sleep(away - time.Since(stopped))
+	s.check(fmt.Sprintf("%v without an API server", away))
+	must(t, s.StartAPIServer(t.Context()))
+	up = true
+	began := time.Now()
+	if err := eventually(time.Minute, func() error {
+		return s.each(func(n *cluster.Node) error {
+			a, err := agent(n)
+			if err == nil && (!a.Ready || len(a.Degraded) > 0) {
+				err = fmt.Errorf("%s: %v", n.Name, a.Degraded)
+			}
+			return err
+		})
+	}); err != nil {
+		t.Errorf("the agents do not recover: %v", err)
+	}
+	t.Logf("all is well %.1f s after the API server's return", time.Since(began).Seconds())
+	s.control() // a change works
+	_, version := s.policy(s.away, "deny", object{"podSelector": object{}, "policyTypes": []string{"Ingress"}})
+	s.realised(version)
+}
+
+// TestRevoke deletes the policy that allows live connections.
+func TestRevoke(t *testing.T) {
+	s := enforced(t).scene()
+	time.Sleep(time.Second)
+	for _, p := range append(append([]*pod{}, s.inside...), s.strange...) {
+		s.targets(p) // no other packets
+	}
+	must(t, s.flowing(10*time.Second))
+	ack, _ := s.deletePolicy(s.home, "peer")
+	time.Sleep(1500 * time.Millisecond)
+	slowest := map[string]time.Duration{}
+	for _, x := range s.streams() {
+		slowest[x.Proto] = max(slowest[x.Proto], x.LastSent.Sub(ack))
+		if d := x.LastSent.Sub(ack); d > time.Second {
+			t.Errorf("the stream %s to %s still flows %v after the policy went", x.Proto, x.To, d)
+		}
+	}
+	t.Logf("%d streams were cut; the last number that arrived was sent after the acknowledgement by %v", s.opened, slowest)
+	// Not for ever: what is allowed again goes on.
+	s.policy(s.home, "peer", peer(s.away))
+	must(t, s.flowing(20*time.Second))
+}
