@@ -325,17 +325,15 @@ func (n *Node) podRanges(known []netip.Prefix) []netip.Prefix {
 	return out
 }
 
-// widen compiles anew if the devices show a range of pods' addresses that was
-// not known.
+// widen closes a range of pods' addresses that the devices show and that was
+// not known, and says whether there is one.
 func (n *Node) widen() bool {
 	known := n.matrix.PodRanges()
 	ranges := n.podRanges(known)
 	if len(ranges) == len(known) {
 		return false
 	}
-	c := n.matrix.Cluster()
-	c.PodRanges = ranges
-	n.matrix = engine.Compile(c)
+	n.matrix.Apply(engine.Change{PodRanges: &ranges})
 	return true
 }
 
@@ -346,6 +344,10 @@ func (n *Node) apply(ch engine.Change) engine.Delta {
 		if e := n.matrix.Endpoint(key); e != nil {
 			n.told.ended(e)
 		}
+	}
+	if ch.PodRanges != nil {
+		ranges := n.podRanges(*ch.PodRanges)
+		ch.PodRanges = &ranges
 	}
 	list := ch.Endpoints
 	ch.Endpoints = make([]*model.Endpoint, len(list))

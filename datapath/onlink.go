@@ -32,9 +32,19 @@ func (s onLink) PrefixIdentity(x netip.Prefix) engine.Identity {
 		if a = a.Unmap(); linkLocal(a) {
 			continue
 		}
-		if id = s.AddressIdentity(a); a.Is4() == x.Addr().Is4() {
+		if id = s.identityOf(a); a.Is4() == x.Addr().Is4() {
 			break
 		}
+	}
+	return id
+}
+
+// identityOf is a node's address's identity. The Matrix may not know it for a
+// node's, as that of a bridge in a pod range: then its prefix counts.
+func (s onLink) identityOf(a netip.Addr) engine.Identity {
+	id := s.AddressIdentity(a)
+	for bits := a.BitLen(); id == 0 && bits >= 0; bits-- {
+		id = s.Source.PrefixIdentity(netip.PrefixFrom(a, bits).Masked())
 	}
 	return id
 }

@@ -97,6 +97,14 @@ func (w *world) change() engine.Delta {
 	if w.random.IntN(20) == 0 {
 		return w.rebuild()
 	}
+	if w.random.IntN(15) == 0 {
+		other := []string{"10.0.0.0/24", "192.0.2.0/25", "192.0.2.0/24", "192.0.3.0/24"} // of which the first has all pods
+		ranges := []netip.Prefix{netip.MustParsePrefix(other[0]), netip.MustParsePrefix(other[w.random.IntN(4)])}
+		if w.random.IntN(2) == 0 {
+			ranges[0] = podRange
+		}
+		ch.PodRanges = &ranges
+	}
 	switch w.random.IntN(6) {
 	case 0:
 		p := w.policy(name)

@@ -17,6 +17,9 @@ func (m *Matrix) Apply(ch Change) Delta {
 	for _, n := range ch.Nodes {
 		m.setNode(n)
 	}
+	if ch.PodRanges != nil {
+		m.setPodRanges(*ch.PodRanges)
+	}
 	m.relabel(ch.Namespaces)
 	for _, key := range ch.DeletedEndpoints {
 		m.removeEndpoint(key)
@@ -52,6 +55,15 @@ func (m *Matrix) finish() Delta {
 	slices.SortFunc(d.Prefixes, comparePrefix)
 	d.Prefixes = slices.Compact(d.Prefixes)
 	return d
+}
+
+// setPodRanges takes other pod ranges over: any prefix may be closed or opened.
+func (m *Matrix) setPodRanges(ranges []netip.Prefix) {
+	m.podRanges = slices.Clone(ranges)
+	for _, p := range ranges {
+		m.addPrefix(p)
+	}
+	m.delta.Prefixes = append(m.delta.Prefixes, m.Prefixes()...)
 }
 
 // relabel takes the namespaces over. What the pods of one whose labels change

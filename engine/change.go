@@ -2,6 +2,7 @@ package engine
 
 import (
 	"reflect"
+	"slices"
 
 	"github.com/sallyport-dev/sallyport/model"
 )
@@ -41,5 +42,8 @@ func Between(before, after *model.Cluster) Change {
 		}
 	}
 	ch.Namespaces, ch.Nodes = after.Namespaces, after.Nodes
+	if !slices.Equal(before.PodRanges, after.PodRanges) {
+		ch.PodRanges = &after.PodRanges
+	}
 	return ch
 }

@@ -295,7 +295,13 @@ func (c *chaos) mutate(cl *model.Cluster) *model.Cluster {
 	out.Policies = append([]*model.Policy(nil), cl.Policies...)
 	out.Namespaces = append([]model.Namespace(nil), cl.Namespaces...)
 	for range 1 + c.IntN(3) {
-		switch n := c.IntN(9); {
+		switch n := c.IntN(10); {
+		case n == 9:
+			ranges := []string{"10.244.0.0/16", "10.244.0.0/24", "10.244.0.0/30", "0.0.0.0/0", "10.244.1.0/24", "10.244.2.0/23"}
+			out.PodRanges = nil
+			for range c.IntN(3) {
+				out.PodRanges = append(out.PodRanges, netip.MustParsePrefix(ranges[c.IntN(len(ranges))]))
+			}
 		case n < 2:
 			out.Endpoints = append(out.Endpoints, c.pod())
 		case n == 2 && len(out.Endpoints) > 1:

@@ -69,6 +69,7 @@ type Change struct {
 	DeletedPolicies  []string        // PolicyKey of each
 	Namespaces       []model.Namespace
 	Nodes            []model.Node
+	PodRanges        *[]netip.Prefix // all of them, if not nil
 }
 
 // PolicyKey identifies a policy object: "apiVersion kind namespace/name".

@@ -229,10 +229,10 @@ func (s *state) take() (u Update, ok bool) {
 	before := s.before
 	u.Since, u.Services = s.since, before.services
 	s.before, s.since = newChanges(), time.Time{}
-	whole := !s.started
+	whole, moved := !s.started, false
 	if before.ranges || whole {
 		now := s.podRanges()
-		whole = whole || !slices.Equal(now, s.ranges)
+		moved = !slices.Equal(now, s.ranges)
 		s.ranges = now
 	}
 	if whole {
@@ -241,6 +241,10 @@ func (s *state) take() (u Update, ok bool) {
 		u.Services = true
 	} else {
 		u.Change = s.change(before)
+		if moved {
+			ranges := slices.Clone(s.ranges)
+			u.Change.PodRanges = &ranges
+		}
 	}
 	if before.problems {
 		u.Problems = s.problems()

@@ -46,7 +46,7 @@ var standardPace = pace{silence: 3 * time.Minute, backoff: 500 * time.Millisecon
 // Update is everything that changed in the cluster since the Update before.
 // If a policy was written that says what it said, there are only Revisions.
 type Update struct {
-	Cluster   *model.Cluster    // if not nil, all there is: compile it anew. The first Update's is; later ones' if the pod ranges changed
+	Cluster   *model.Cluster    // if not nil, all there is: compile it anew. The first Update's is
 	Change    engine.Change     // else: apply it. A Node without addresses is gone; so is a Namespace with no label but its name
 	Services  bool              // Services or their backends changed: see Watcher.Services
 	Problems  []model.Problem   // if not nil, all that is wrong with all policies now; it may be empty

@@ -331,21 +331,21 @@ func TestHostNetworkPodsHaveTheNodesAddresses(t *testing.T) {
 	}
 }
 
-func TestPodRangesCompileAnew(t *testing.T) {
+func TestPodRanges(t *testing.T) {
 	s := world(t)
 	s.absent[pathOf(resourceNamed("ippools"))] = false
 	f := following(t, s, hurried())
 	f.next()
 	s.put("nodes", nodeObject("n1", "192.168.0.2", "10.0.1.0/24"))
-	if u := f.next(); u.Cluster == nil || u.Cluster.PodRanges[0].String() != "10.0.0.0/23" {
+	if u := f.next(); u.Change.PodRanges == nil || (*u.Change.PodRanges)[0].String() != "10.0.0.0/23" {
 		t.Fatalf("update %+v", u)
 	}
 	s.put("ippools", jsonObject{"apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool", "metadata": named("", "pool"), "spec": jsonObject{"cidr": "10.0.0.0/16", "other": 1.5}})
-	if u := f.next(); u.Cluster == nil || len(u.Cluster.PodRanges) != 1 || u.Cluster.PodRanges[0].String() != "10.0.0.0/16" {
+	if u := f.next(); u.Change.PodRanges == nil || len(*u.Change.PodRanges) != 1 || (*u.Change.PodRanges)[0].String() != "10.0.0.0/16" {
 		t.Fatalf("update %+v", u)
 	}
 	s.put("ippools", jsonObject{"apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool", "metadata": named("", "bad"), "spec": jsonObject{"cidr": "ten"}})
-	if u := f.next(); u.Cluster != nil || len(u.Problems) != 1 || !strings.Contains(u.Problems[0].Error(), "IPPool bad: spec.cidr") {
+	if u := f.next(); u.Change.PodRanges != nil || len(u.Problems) != 1 || !strings.Contains(u.Problems[0].Error(), "IPPool bad: spec.cidr") {
 		t.Fatalf("update %+v", u)
 	}
 	// A range that is inside another one changes nothing.
@@ -355,7 +355,7 @@ func TestPodRangesCompileAnew(t *testing.T) {
 	s.set(func() { s.absent[pathOf(resourceNamed("ciliumnodes"))] = false })
 	s.put("ciliumnodes", jsonObject{"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": named("", "n0"), "spec": jsonObject{"ipam": jsonObject{
 		"podCIDRs": []any{"10.1.0.0/24"}, "pools": jsonObject{"allocated": []any{jsonObject{"pool": "x", "cidrs": []any{"10.2.0.0/28"}}}}}}})
-	if u := f.next(); u.Cluster == nil || len(u.Cluster.PodRanges) != 3 {
+	if u := f.next(); u.Change.PodRanges == nil || len(*u.Change.PodRanges) != 3 {
 		t.Fatalf("update %+v", u)
 	}
 	f.caughtUp()
