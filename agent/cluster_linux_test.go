@@ -418,7 +418,8 @@ func TestANodeThatAnswersAService(t *testing.T) {
 		}
 		return nil
 	})
-	r.tell(kube.Update{Cluster: r.cluster, Services: true})
+	r.tell(kube.Update{Cluster: r.cluster})
+	r.tell(kube.Update{Services: true})
 	ask := func(a netip.Addr) lab.Outcome {
 		return r.Lab.Lab.Probe(t.Context(), []lab.Probe{{From: "secure-app/frontend", To: a, Protocol: model.UDP, Port: 53}}, 400*time.Millisecond)[0]
 	}

@@ -255,7 +255,11 @@ func (n *Node) follow(u kube.Update) {
 		n.tellProblems(u.Problems)
 	}
 	maps.Copy(n.revisions, u.Revisions)
-	if u.Cluster == nil && reflect.ValueOf(u.Change).IsZero() {
+	if u.Services {
+		n.services = nil
+	}
+	answers := u.Cluster == nil && u.Services && len(n.answering()) > 0
+	if u.Cluster == nil && !answers && reflect.ValueOf(u.Change).IsZero() {
 		n.reportSoon() // the kernel has it all
 		return
 	}
@@ -265,10 +269,7 @@ func (n *Node) follow(u kube.Update) {
 	} else {
 		delta = n.apply(u.Change)
 	}
-	if u.Services {
-		n.services = nil
-		n.stale = n.stale || len(n.answering()) > 0
-	}
+	n.stale = n.stale || answers
 	first := n.published.IsZero()
 	if n.publish(delta) && !u.Since.IsZero() {
 		n.counts.programming.Observe(time.Since(u.Since).Seconds())
