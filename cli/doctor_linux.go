@@ -50,7 +50,7 @@ type need struct {
 	remedy string
 }
 
-// needs are what can be read; what bpf.Probe tries of the same name is left out.
+// needs are what can be read; what can only be tried is bpf.Probe's.
 var needs = []need{
 	{"kernel version", haveKernel, "use a kernel of version 6.4 or later; on Debian 12: apt install -t bookworm-backports linux-image-amd64"},
 	{"kernel BTF", haveBTF, "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as every large distribution's is"},
@@ -72,9 +72,7 @@ func (m machine) examine() []check {
 		out = append(out, c)
 	}
 	for _, c := range m.tried() {
-		if !slices.ContainsFunc(needs, func(n need) bool { return n.name == c.Name }) {
-			out = append(out, check(c))
-		}
+		out = append(out, check(c))
 	}
 	return out
 }

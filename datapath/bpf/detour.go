@@ -33,14 +33,22 @@ func Detours(netns string) []Check {
 	return out
 }
 
-func probeFlowTables() (string, error) {
+func listTables() (*nftables.Conn, []*nftables.Table, error) {
 	c, err := nftables.New()
 	if err != nil {
-		return "", fmt.Errorf("cannot open nftables: %w", err)
+		return nil, nil, fmt.Errorf("cannot open nftables: %w", err)
 	}
 	tables, err := c.ListTables()
 	if err != nil {
-		return "", fmt.Errorf("cannot list nftables tables: %w", err)
+		return nil, nil, fmt.Errorf("cannot list nftables tables: %w", err)
+	}
+	return c, tables, nil
+}
+
+func probeFlowTables() (string, error) {
+	c, tables, err := listTables()
+	if err != nil {
+		return "", err
 	}
 	var found []string
 	for _, t := range tables {
@@ -136,13 +144,9 @@ var enforcers = []struct{ prefix, name string }{
 }
 
 func probeEnforcers() (string, error) {
-	c, err := nftables.New()
+	c, tables, err := listTables()
 	if err != nil {
-		return "", fmt.Errorf("cannot open nftables: %w", err)
-	}
-	tables, err := c.ListTables()
-	if err != nil {
-		return "", fmt.Errorf("cannot list nftables tables: %w", err)
+		return "", err
 	}
 	chains, err := c.ListChains()
 	if err != nil {

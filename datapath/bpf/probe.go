@@ -6,9 +6,6 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
-	"github.com/google/nftables"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,17 +27,14 @@ type probe struct {
 
 var (
 	haveCapabilities = probe{"capabilities", probeCapabilities, "run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN"}
-	haveBTF          = probe{"kernel BTF", probeBTF, "use a kernel built with CONFIG_DEBUG_INFO_BTF=y"}
 	haveBPFFS        = probe{"BPF file system", probeBPFFS, "mount -t bpf bpf /sys/fs/bpf"}
 	haveNetfilter    = probe{"netfilter BPF links", probeNetfilter, "use a kernel of version 6.4 or later with CONFIG_NETFILTER_BPF_LINK=y"}
-	haveConntrack    = probe{"connection tracking", probeConntrack, "modprobe nf_conntrack"}
 	haveNftables     = probe{"nftables", probeNftables, "modprobe nf_tables"}
-	haveBridgeFilter = probe{"bridged packets seen by netfilter", probeBridges, "modprobe br_netfilter; sysctl net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1"}
 )
 
-// Probe asks the kernel for everything that enforcement needs.
+// Probe tries what of the kernel can only be tried, and not read.
 func Probe() []Check {
-	return ask([]probe{haveCapabilities, haveBTF, haveBPFFS, haveNetfilter, haveConntrack, haveNftables, haveBridgeFilter})
+	return ask([]probe{haveCapabilities, haveBPFFS, haveNetfilter, haveNftables})
 }
 
 func ask(list []probe) []Check {
@@ -76,13 +70,6 @@ func probeCapabilities() (string, error) {
 	return "all there", nil
 }
 
-func probeBTF() (string, error) {
-	if _, err := btf.LoadKernelSpec(); err != nil {
-		return "", fmt.Errorf("cannot read the kernel's types: %w", err)
-	}
-	return "there", nil
-}
-
 func probeBPFFS() (string, error) {
 	if isBPFFS(bpffs) {
 		return "mounted at " + bpffs, nil
@@ -94,7 +81,7 @@ func probeBPFFS() (string, error) {
 	if _, err := os.Stat(bpffs); err != nil || !strings.Contains(string(filesystems), "nodev\tbpf\n") {
 		return "", fmt.Errorf("the kernel has none, or %s is missing", bpffs)
 	}
-	return "not mounted; mounted when the agent starts", nil
+	return "not mounted; an agent in a container must find it: mount -t bpf bpf " + bpffs, nil
 }
 
 // probeNetfilter loads the program without attaching it: nothing less shows
@@ -117,57 +104,9 @@ func probeNetfilter() (string, error) {
 	return "the kernel takes the program", nil
 }
 
-func probeConntrack() (string, error) {
-	const limit = "/proc/sys/net/netfilter/nf_conntrack_max"
-	if _, err := os.Stat(limit); err != nil {
-		return "", fmt.Errorf("%s is missing", limit)
-	}
-	return "there", nil
-}
-
 func probeNftables() (string, error) {
-	c, err := nftables.New()
-	if err != nil {
-		return "", fmt.Errorf("cannot open nftables: %w", err)
-	}
-	if _, err := c.ListTables(); err != nil {
-		return "", fmt.Errorf("nftables does not answer: %w", err)
+	if _, _, err := listTables(); err != nil {
+		return "", err
 	}
 	return "there", nil
-}
-
-// probeBridges looks at bridges that have ports: packets between these pass
-// FORWARD only if br_netfilter hands them over.
-func probeBridges() (string, error) {
-	bridged, err := bridgedPorts()
-	if err != nil || bridged == 0 {
-		return "no bridge has ports", err
-	}
-	for _, name := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"} {
-		value, err := os.ReadFile("/proc/sys/net/bridge/" + name)
-		if err != nil {
-			return "", fmt.Errorf("%d bridge ports, and no br_netfilter", bridged)
-		}
-		if value[0] != '1' {
-			return "", fmt.Errorf("%d bridge ports, and net.bridge.%s is off", bridged, name)
-		}
-	}
-	return fmt.Sprintf("%d bridge ports, seen", bridged), nil
-}
-
-func bridgedPorts() (int, error) {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return 0, fmt.Errorf("cannot list devices: %w", err)
-	}
-	bridges, ports := map[int]bool{}, 0
-	for _, l := range links {
-		bridges[l.Attrs().Index] = l.Type() == "bridge"
-	}
-	for _, l := range links {
-		if bridges[l.Attrs().MasterIndex] {
-			ports++
-		}
-	}
-	return ports, nil
 }
