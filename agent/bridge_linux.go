@@ -54,72 +54,92 @@ func pinPorts(space netns.NsHandle, ports map[uint32]port) error {
 	return nil
 }
 
+// addPins fills the table: what each port may claim is in sets, so that the
+// rules are the same for any number of ports.
 func addPins(c *nftables.Conn, table *nftables.Table, ports map[uint32]port) error {
-	var all, macs, senders, targets []nftables.SetElement
-	for _, index := range slices.Sorted(maps.Keys(ports)) {
-		p := ports[index]
-		key := binary.NativeEndian.AppendUint32(nil, index)
-		with := func(b []byte) nftables.SetElement {
-			return nftables.SetElement{Key: slices.Concat(key, b, make([]byte, (4-len(b)%4)%4))}
-		}
-		all = append(all, nftables.SetElement{Key: key})
-		macs = append(macs, with([]byte(p.mac)))
-		senders = append(senders, with(make([]byte, 4))) // who asks whether an address is free has none
-		for _, a := range p.addrs {
-			if a.Is4() {
-				senders = append(senders, with(a.AsSlice()))
-			} else {
-				targets = append(targets, with(a.AsSlice()))
-			}
-		}
-		targets = append(targets, with(linkLocalOf([]byte(p.mac))))
-	}
 	sets := map[string]*nftables.Set{}
-	for _, s := range []struct {
-		name     string
-		second   *nftables.SetDatatype
-		elements []nftables.SetElement
-	}{{"ports", nil, all}, {"macs", &nftables.TypeEtherAddr, macs}, {"senders", &nftables.TypeIPAddr, senders}, {"targets", &nftables.TypeIP6Addr, targets}} {
-		set := &nftables.Set{Table: table, Name: s.name, KeyType: nftables.TypeIFIndex, KeyByteOrder: binaryutil.NativeEndian}
-		if s.second != nil {
+	for name, claims := range claimsOf(ports) {
+		set := &nftables.Set{Table: table, Name: name, KeyType: nftables.TypeIFIndex, KeyByteOrder: binaryutil.NativeEndian}
+		if claims.what != nil {
 			set.Concatenation = true
-			set.KeyType = nftables.MustConcatSetType(nftables.TypeIFIndex, *s.second)
+			set.KeyType = nftables.MustConcatSetType(nftables.TypeIFIndex, *claims.what)
 		}
-		if err := c.AddSet(set, s.elements); err != nil {
+		if err := c.AddSet(set, claims.elements); err != nil {
 			return err
 		}
-		sets[s.name] = set
+		sets[name] = set
 	}
 	priority := nftables.ChainPriority(pinPriority)
 	chain := c.AddChain(&nftables.Chain{
 		Name: "pin", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: &priority,
 	})
-	iif := &expr.Meta{Key: expr.MetaKeyIIF, Register: unix.NFT_REG32_00}
-	in := func(set string, invert bool) expr.Any {
-		return &expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetName: sets[set].Name, SetID: sets[set].ID, Invert: invert}
-	}
-	loads := func(base expr.PayloadBase, offset, size uint32) expr.Any {
-		return &expr.Payload{DestRegister: unix.NFT_REG32_00 + 1, Base: base, Offset: offset, Len: size}
-	}
-	etherType := &expr.Payload{DestRegister: unix.NFT_REG32_00 + 4, Base: expr.PayloadBaseLLHeader, Offset: 12, Len: 2}
-	is := func(value uint16, op expr.CmpOp) expr.Any {
-		return &expr.Cmp{Op: op, Register: unix.NFT_REG32_00 + 4, Data: binary.BigEndian.AppendUint16(nil, value)}
-	}
-	drop := &expr.Verdict{Kind: expr.VerdictDrop}
-	for _, rule := range [][]expr.Any{
-		{iif, in("ports", true), &expr.Verdict{Kind: expr.VerdictAccept}},
-		{iif, loads(expr.PayloadBaseLLHeader, 6, 6), in("macs", true), drop},
-		{etherType, is(etherIP4, expr.CmpOpNeq), is(etherIP6, expr.CmpOpNeq), is(etherARP, expr.CmpOpNeq), drop},
-		{etherType, is(etherARP, expr.CmpOpEq), iif, loads(expr.PayloadBaseNetworkHeader, 14, 4), in("senders", true), drop},
-		// Neighbour advertisements: ICMPv6 of type 136, whose target is at 8.
-		{etherType, is(etherIP6, expr.CmpOpEq),
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00 + 4}, &expr.Cmp{Register: unix.NFT_REG32_00 + 4, Data: []byte{unix.IPPROTO_ICMPV6}},
-			&expr.Payload{DestRegister: unix.NFT_REG32_00 + 4, Base: expr.PayloadBaseTransportHeader, Len: 1}, &expr.Cmp{Register: unix.NFT_REG32_00 + 4, Data: []byte{136}},
-			iif, loads(expr.PayloadBaseTransportHeader, 8, 16), in("targets", true), drop},
-	} {
+	for _, rule := range pinRules(sets) {
 		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: rule})
 	}
 	return nil
+}
+
+// claims are what ports may say they are: the port's ifindex and, unless it is
+// nil, one of these.
+type claims struct {
+	what     *nftables.SetDatatype
+	elements []nftables.SetElement
+}
+
+func claimsOf(ports map[uint32]port) map[string]*claims {
+	out := map[string]*claims{"ports": {}, "macs": {what: &nftables.TypeEtherAddr}, "senders": {what: &nftables.TypeIPAddr}, "targets": {what: &nftables.TypeIP6Addr}}
+	for _, index := range slices.Sorted(maps.Keys(ports)) {
+		p := ports[index]
+		add := func(set string, b []byte) {
+			key := binary.NativeEndian.AppendUint32(nil, index)
+			key = slices.Concat(key, b, make([]byte, (4-len(b)%4)%4))
+			out[set].elements = append(out[set].elements, nftables.SetElement{Key: key})
+		}
+		add("ports", nil)
+		add("macs", []byte(p.mac))
+		add("senders", make([]byte, 4)) // who asks whether an address is free has none
+		add("targets", linkLocalOf([]byte(p.mac)))
+		for _, a := range p.addrs {
+			if a.Is4() {
+				add("senders", a.AsSlice())
+			} else {
+				add("targets", a.AsSlice())
+			}
+		}
+	}
+	return out
+}
+
+// pinRules keep a port in register 0 and, behind it, what the frame claims;
+// register 4 is for comparisons.
+func pinRules(sets map[string]*nftables.Set) [][]expr.Any {
+	const first, second, other = unix.NFT_REG32_00, unix.NFT_REG32_00 + 1, unix.NFT_REG32_00 + 4
+	iif := &expr.Meta{Key: expr.MetaKeyIIF, Register: first}
+	unknown := func(set string) expr.Any {
+		return &expr.Lookup{SourceRegister: first, SetName: sets[set].Name, SetID: sets[set].ID, Invert: true}
+	}
+	claim := func(base expr.PayloadBase, offset, size uint32) expr.Any {
+		return &expr.Payload{DestRegister: second, Base: base, Offset: offset, Len: size}
+	}
+	etherType := &expr.Payload{DestRegister: other, Base: expr.PayloadBaseLLHeader, Offset: 12, Len: 2}
+	is := func(value uint16, op expr.CmpOp) expr.Any {
+		return &expr.Cmp{Op: op, Register: other, Data: binary.BigEndian.AppendUint16(nil, value)}
+	}
+	isByte := func(b byte) expr.Any { return &expr.Cmp{Register: other, Data: []byte{b}} }
+	drop := &expr.Verdict{Kind: expr.VerdictDrop}
+	return [][]expr.Any{
+		{iif, unknown("ports"), &expr.Verdict{Kind: expr.VerdictAccept}},
+		{iif, claim(expr.PayloadBaseLLHeader, 6, 6), unknown("macs"), drop},
+		{etherType, is(etherIP4, expr.CmpOpNeq), is(etherIP6, expr.CmpOpNeq), is(etherARP, expr.CmpOpNeq), drop},
+		{etherType, is(etherARP, expr.CmpOpEq), iif, claim(expr.PayloadBaseNetworkHeader, 14, 4), unknown("senders"), drop},
+		// Neighbour advertisements: ICMPv6 of type 136, whose target is at 8.
+		{
+			etherType, is(etherIP6, expr.CmpOpEq),
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: other}, isByte(unix.IPPROTO_ICMPV6),
+			&expr.Payload{DestRegister: other, Base: expr.PayloadBaseTransportHeader, Len: 1}, isByte(136),
+			iif, claim(expr.PayloadBaseTransportHeader, 8, 16), unknown("targets"), drop,
+		},
+	}
 }
 
 // linkLocalOf is the IPv6 address that an interface gives itself (RFC 4291).

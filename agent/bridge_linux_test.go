@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"path/filepath"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -26,14 +26,7 @@ func TestPodsOfOneBridgeBelowIP(t *testing.T) {
 	needRoot(t)
 	node, nodeLinks := newNS(t)
 	path := fmt.Sprintf("/proc/self/fd/%d", node)
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "cni0"
-	must(t, nodeLinks.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
-	bridge, err := nodeLinks.LinkByName("cni0")
-	must(t, err)
-	must(t, nodeLinks.LinkSetUp(bridge))
-	gateway, _ := netlink.ParseAddr("10.244.0.1/24")
-	must(t, nodeLinks.AddrAdd(bridge, gateway))
+	bridge := newBridge(t, nodeLinks)
 
 	var pods [3]*bridged
 	c := &model.Cluster{
@@ -43,7 +36,7 @@ func TestPodsOfOneBridgeBelowIP(t *testing.T) {
 	for i := range pods {
 		ns, links := newNS(t)
 		addr := fmt.Sprintf("10.244.0.%d", 2+i)
-		attach(t, nodeLinks, links, ns, fmt.Sprintf("veth%d", i), bridge.Attrs().Index, addr+"/24")
+		attach(t, nodeLinks, links, ns, fmt.Sprintf("veth%d", i), bridge, addr+"/24")
 		pods[i] = newBridged(t, ns, links, netip.MustParseAddr(addr))
 		c.Endpoints = append(c.Endpoints, model.Endpoint{Namespace: "a", Name: fmt.Sprint(i), Node: "n", Workload: model.Workload{Kind: "Pod", Name: fmt.Sprint(i)}, IPs: []netip.Addr{pods[i].addr}})
 	}
@@ -76,7 +69,7 @@ func TestPodsOfOneBridgeBelowIP(t *testing.T) {
 	}
 
 	w := world{updates: make(chan kube.Update)}
-	n, err := NewNode(NodeConfig{Name: "n", World: w, Audit: 100 * time.Millisecond, Enforce: Config{Pin: filepath.Join(LabPins, "bridge-test"), NetNS: path}})
+	n, err := NewNode(NodeConfig{Name: "n", World: w, Audit: 100 * time.Millisecond, Enforce: Config{Pin: fmt.Sprintf("/sys/fs/bpf/sallyport-bridge-%d", os.Getpid()), NetNS: path}})
 	must(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -50,6 +50,21 @@ func newNS(t *testing.T) (netns.NsHandle, *netlink.Handle) {
 	return ns, h
 }
 
+// newBridge makes the bridge cni0 with an address, as CNI plugins do.
+func newBridge(t *testing.T, node *netlink.Handle) (ifindex int) {
+	t.Helper()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "cni0"
+	must(t, node.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
+	bridge, err := node.LinkByName("cni0")
+	must(t, err)
+	must(t, node.LinkSetUp(bridge))
+	gateway, err := netlink.ParseAddr("10.244.0.1/24")
+	must(t, err)
+	must(t, node.AddrAdd(bridge, gateway))
+	return bridge.Attrs().Index
+}
+
 func TestPlacesOfRoutedAndBridgedPods(t *testing.T) {
 	needRoot(t)
 	node, nodeLinks := newNS(t)
@@ -58,14 +73,7 @@ func TestPlacesOfRoutedAndBridgedPods(t *testing.T) {
 	for i := range pods {
 		pods[i], podLinks[i] = newNS(t)
 	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "cni0"
-	must(t, nodeLinks.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
-	bridge, err := nodeLinks.LinkByName("cni0")
-	must(t, err)
-	must(t, nodeLinks.LinkSetUp(bridge))
-	gateway, _ := netlink.ParseAddr("10.244.0.1/24")
-	must(t, nodeLinks.AddrAdd(bridge, gateway))
+	bridge := newBridge(t, nodeLinks)
 
 	p, err := newPlaces(fmt.Sprintf("/proc/self/fd/%d", node))
 	must(t, err)
@@ -75,9 +83,9 @@ func TestPlacesOfRoutedAndBridgedPods(t *testing.T) {
 	must(t, p.subscribe(done, changed))
 
 	want := map[string]uint32{}
-	want["10.244.0.2"] = attach(t, nodeLinks, podLinks[0], pods[0], "veth0", bridge.Attrs().Index, "10.244.0.2/24", "fd00::2/64")
+	want["10.244.0.2"] = attach(t, nodeLinks, podLinks[0], pods[0], "veth0", bridge, "10.244.0.2/24", "fd00::2/64")
 	want["fd00::2"] = want["10.244.0.2"]
-	want["10.244.0.3"] = attach(t, nodeLinks, podLinks[1], pods[1], "veth1", bridge.Attrs().Index, "10.244.0.3/24")
+	want["10.244.0.3"] = attach(t, nodeLinks, podLinks[1], pods[1], "veth1", bridge, "10.244.0.3/24")
 	want["10.99.0.7"] = attach(t, nodeLinks, podLinks[2], pods[2], "veth2", 0, "10.99.0.7/32")
 	<-changed
 	must(t, p.refresh())
