@@ -74,13 +74,9 @@ func (s *session) agent(ctx context.Context, f agentFlags) error {
 	if err != nil {
 		return err
 	}
-	var ranges []netip.Prefix
-	for _, text := range f.podRanges {
-		p, err := netip.ParsePrefix(text)
-		if err != nil {
-			return usage("--pod-cidr %s: %v", text, err)
-		}
-		ranges = append(ranges, p.Masked())
+	ranges, err := f.ranges()
+	if err != nil {
+		return err
 	}
 	if err := requireRoot(); err != nil {
 		return err
@@ -111,13 +107,7 @@ func (s *session) agent(ctx context.Context, f agentFlags) error {
 		return environment(err)
 	}
 	if f.cni {
-		go cni.Keep(ctx, f.cniConf, f.cniBin, "/proc/self/exe", func(err error) {
-			if err != nil {
-				log.Warn("the CNI plugin is not installed: pods may start before their policies are in force, closed", "error", err)
-				return
-			}
-			log.Info("the CNI plugin is installed", "folder", f.cniConf)
-		})
+		go keepPlugin(ctx, f, log)
 	}
 	if os.Getenv("GOGC") == "" {
 		// On every node memory is worth more than the little time that this costs.
@@ -129,6 +119,30 @@ func (s *session) agent(ctx context.Context, f agentFlags) error {
 	}
 	log.Info("the agent ends; what is enforced stays enforced")
 	return nil
+}
+
+// ranges reads --pod-cidr.
+func (f agentFlags) ranges() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, text := range f.podRanges {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, usage("--pod-cidr %s: %v", text, err)
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
+}
+
+// keepPlugin keeps the CNI plugin in its place until the context ends.
+func keepPlugin(ctx context.Context, f agentFlags, log *slog.Logger) {
+	cni.Keep(ctx, f.cniConf, f.cniBin, "/proc/self/exe", func(err error) {
+		if err != nil {
+			log.Warn("the CNI plugin is not installed: pods may start before their policies are in force, closed", "error", err)
+			return
+		}
+		log.Info("the CNI plugin is installed", "folder", f.cniConf)
+	})
 }
 
 func newLog(w io.Writer, format, level string) (*slog.Logger, error) {
