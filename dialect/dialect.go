@@ -4,21 +4,32 @@
 package dialect
 
 import (
+	"maps"
 	"strings"
 
+	"github.com/sallyport-dev/sallyport/dialect/calico"
+	"github.com/sallyport-dev/sallyport/dialect/cilium"
+	"github.com/sallyport-dev/sallyport/dialect/clusterpolicy"
 	"github.com/sallyport-dev/sallyport/dialect/field"
 	"github.com/sallyport-dev/sallyport/dialect/networkpolicy"
 	"github.com/sallyport-dev/sallyport/model"
 )
 
+// Decoder turns one object into what it stands for.
+type Decoder = func(field.Object) (model.Parts, []model.Problem)
+
 // decoders lists the languages by apiVersion and kind.
-var decoders = map[[2]string]func(field.Object) ([]*model.Policy, []model.Problem){
-	{networkpolicy.APIVersion, networkpolicy.Kind}: networkpolicy.Decode,
+var decoders = map[[2]string]Decoder{}
+
+func init() {
+	for _, language := range []map[[2]string]Decoder{networkpolicy.Decoders, clusterpolicy.Decoders, calico.Decoders, cilium.Decoders} {
+		maps.Copy(decoders, language)
+	}
 }
 
 // policyGroups are API groups whose objects decide about connections.
 var policyGroups = []string{
-	"networking.k8s.io", "policy.networking.k8s.io", "cilium.io", "projectcalico.org", "crd.projectcalico.org", "spiffe.io",
+	"networking.k8s.io", "policy.networking.k8s.io", "cilium.io", "projectcalico.org", "spiffe.io",
 	"crd.antrea.io", "security.istio.io",
 }
 
@@ -34,8 +45,7 @@ func IsPolicy(s model.Source) bool {
 	if s.Kind == "PodDisruptionBudget" || s.Kind == "PodSecurityPolicy" || contains(neutral, s.Kind) {
 		return false
 	}
-	group, _, _ := strings.Cut(s.APIVersion, "/")
-	return contains(policyGroups, group) || strings.Contains(s.Kind, "NetworkPolicy")
+	return contains(policyGroups, Group(s.APIVersion)) || strings.Contains(s.Kind, "NetworkPolicy")
 }
 
 func contains(list []string, s string) bool {
@@ -47,8 +57,47 @@ func contains(list []string, s string) bool {
 	return false
 }
 
+// ClusterScoped says whether objects of a policy language's kind live in no namespace.
+func ClusterScoped(kind string) bool {
+	switch kind {
+	case "ClusterNetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy",
+		"GlobalNetworkPolicy", "StagedGlobalNetworkPolicy", "Tier", "Profile", "GlobalNetworkSet", "HostEndpoint",
+		"CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup":
+		return true
+	}
+	return false
+}
+
+// Group is the API group of an apiVersion. Calico stores its objects under
+// another group than it serves them: both are one object.
+func Group(apiVersion string) string {
+	group, _, _ := strings.Cut(apiVersion, "/")
+	if group == "crd.projectcalico.org" {
+		return "projectcalico.org"
+	}
+	return group
+}
+
+// CheckTiers reports policies in tiers that do not exist.
+func CheckTiers(policies []*model.Policy, tiers []model.Tier) []model.Problem {
+	known := map[string]bool{model.TierProfiles: true}
+	for _, t := range append(model.ReservedTiers(), tiers...) {
+		known[t.Name] = true
+	}
+	var out []model.Problem
+	for _, p := range policies {
+		if !known[p.Tier] && p.Part == 0 {
+			out = append(out, model.Problem{
+				Severity: model.Error, Source: p.Source.At("spec.tier", 0, 0), Message: "tier \"" + p.Tier + "\" does not exist",
+				Hint: "it is evaluated after all others and drops what no rule allows; make a Tier of this name, or leave tier out for \"default\"",
+			})
+		}
+	}
+	return out
+}
+
 // Decode decodes a policy object.
-func Decode(o field.Object) ([]*model.Policy, []model.Problem) {
+func Decode(o field.Object) (model.Parts, []model.Problem) {
 	if decode, ok := decoders[[2]string{o.Source.APIVersion, o.Source.Kind}]; ok {
 		return decode(o)
 	}
@@ -60,5 +109,5 @@ func Decode(o field.Object) ([]*model.Policy, []model.Problem) {
 	if o.Source.Kind == networkpolicy.Kind {
 		p.Hint = "another kind of the same name is " + networkpolicy.APIVersion + "; they are not read as one another"
 	}
-	return nil, []model.Problem{p}
+	return model.Parts{}, []model.Problem{p}
 }

@@ -258,9 +258,6 @@ func (m *Matrix) selectClasses(s *model.EndpointSelector) bitset {
 	if s.Pods.Op != model.SelectAll {
 		m.narrow(out, &s.Pods)
 	}
-	if s.ServiceAccounts.Op != model.SelectAll && !s.ServiceAccounts.Matches(nil) {
-		return nil
-	}
 	return out
 }
 
@@ -341,6 +338,5 @@ func (m *Matrix) withLabel(key string, ok func(value string) bool) bitset {
 func (m *Matrix) selects(s *model.EndpointSelector, c *class) bool {
 	return (s.Namespace == "" || s.Namespace == c.namespace) &&
 		(s.Namespaces.Op == model.SelectAll || s.Namespaces.Matches(m.namespaceLabels(c.namespace))) &&
-		s.Pods.Matches(c.labels) &&
-		(s.ServiceAccounts.Op == model.SelectAll || s.ServiceAccounts.Matches(nil))
+		s.Pods.Matches(c.labels)
 }

@@ -31,8 +31,8 @@ func (r *ranges) said() []model.Problem   { return r.problems }
 
 // trimPolicy decodes a policy object by its dialect, with all its fields.
 func trimPolicy(p *pool, o *unstructured.Unstructured) *policies {
-	list, problems := dialect.Decode(object(p, o))
-	return &policies{list, problems}
+	parts, problems := dialect.Decode(object(p, o))
+	return &policies{parts.Policies, problems}
 }
 
 // object is the object as package dialect reads it.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/sallyport-dev/sallyport/dialect"
 	"github.com/sallyport-dev/sallyport/dialect/field"
 	"github.com/sallyport-dev/sallyport/model"
 )
@@ -23,7 +24,10 @@ type loader struct {
 	owned       map[string]bool // workloads whose pods are written themselves
 	services    []model.Service
 	slices      []slice
+	accounts    []model.ServiceAccount
 	policies    []*model.Policy
+	tiers       []model.Tier
+	sets        []model.AddressSet
 	tests       []field.Object
 	problems    []model.Problem
 	taken       map[netip.Addr]bool
@@ -69,8 +73,10 @@ func (l *loader) finish() *Result {
 	l.placeServices()
 	maps.Copy(l.implied, l.namespaces)
 	c := &model.Cluster{
-		Revision: 1, Nodes: l.nodes, Endpoints: l.pods, Policies: l.policies, Services: l.services, PodRanges: ranges,
+		Revision: 1, Nodes: l.nodes, Endpoints: l.pods, Accounts: l.accounts, Policies: l.policies, Tiers: l.tiers, Sets: l.sets,
+		Services: l.services, PodRanges: ranges,
 	}
+	l.problems = append(l.problems, dialect.CheckTiers(c.Policies, c.Tiers)...)
 	for _, name := range slices.Sorted(maps.Keys(l.implied)) {
 		c.Namespaces = append(c.Namespaces, l.implied[name])
 	}

@@ -166,10 +166,10 @@ func (l *loader) document(file string, n *yaml.Node) {
 // namespaced says whether objects of the kind live in a namespace.
 func namespaced(kind string) bool {
 	switch kind {
-	case "Namespace", "Node", "ClusterNetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "GlobalNetworkPolicy", "CiliumClusterwideNetworkPolicy":
+	case "Namespace", "Node":
 		return false
 	}
-	return true
+	return !dialect.ClusterScoped(kind)
 }
 
 func (l *loader) object(o field.Object) {
@@ -184,13 +184,15 @@ func (l *loader) object(o field.Object) {
 		return
 	}
 	if dialect.IsPolicy(o.Source) {
-		policies, problems := dialect.Decode(o)
-		for _, p := range policies {
+		parts, problems := dialect.Decode(o)
+		for _, p := range parts.Policies {
 			if p.Source.Name == "" { // an error, but two of them are still two policies
 				p.Source.Name = "(unnamed at " + o.Source.Place() + ")"
 			}
 		}
-		l.policies = append(l.policies, policies...)
+		l.policies = append(l.policies, parts.Policies...)
+		l.tiers = append(l.tiers, parts.Tiers...)
+		l.sets = append(l.sets, parts.Sets...)
 		l.problems = append(l.problems, problems...)
 		if o.Source.Namespace != "" {
 			l.useNamespace(o.Source.Namespace)
@@ -207,7 +209,7 @@ func (l *loader) object(o field.Object) {
 
 // seen reports an object that was written before and says so.
 func (l *loader) seen(s model.Source) bool {
-	group, _, _ := strings.Cut(s.APIVersion, "/")
+	group := dialect.Group(s.APIVersion)
 	key := group + "/" + s.Kind + "/" + s.Namespace + "/" + s.Name
 	first, ok := l.objects[key]
 	if ok && s.Name != "" {

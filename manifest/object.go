@@ -18,6 +18,7 @@ var kinds = map[kind]func(*loader, model.Source, field.Cursor){
 	{"v1", "Node"}:                        (*loader).node,
 	{"v1", "Pod"}:                         (*loader).pod,
 	{"v1", "Service"}:                     (*loader).service,
+	{"v1", "ServiceAccount"}:              (*loader).account,
 	{"v1", "ReplicationController"}:       (*loader).replicated,
 	{"apps", "Deployment"}:                (*loader).replicated,
 	{"apps", "ReplicaSet"}:                (*loader).replicated,
@@ -60,6 +61,12 @@ func (l *loader) node(s model.Source, c field.Cursor) {
 		}
 	}
 	l.nodes = append(l.nodes, n)
+}
+
+func (l *loader) account(s model.Source, c field.Cursor) {
+	labels, _ := field.Metadata(c)
+	l.useNamespace(s.Namespace)
+	l.accounts = append(l.accounts, model.ServiceAccount{Namespace: s.Namespace, Name: s.Name, Labels: labels, Source: s})
 }
 
 func address(c field.Cursor) (netip.Addr, bool) {

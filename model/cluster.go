@@ -11,10 +11,14 @@ const MetadataName = "kubernetes.io/metadata.name"
 // Cluster is an immutable snapshot of everything that policies can see.
 type Cluster struct {
 	Revision   uint64
+	Name       string      // of the cluster, where policies name clusters; "" is "default"
 	Namespaces []Namespace // every namespace that an endpoint or policy names, sorted by name
 	Nodes      []Node
 	Endpoints  []Endpoint // pods, sorted by namespace and name; finished pods are left out
+	Accounts   []ServiceAccount
 	Policies   []*Policy
+	Tiers      []Tier // beside the reserved ones
+	Sets       []AddressSet
 	Services   []Service
 	PodRanges  []netip.Prefix // unknown addresses in here are closed
 }

@@ -41,22 +41,16 @@ const (
 	FamilyCilium
 )
 
-// Tier names and orders that are reserved; Kubernetes NetworkPolicies stand
-// as one step at KubernetesOrder inside the default tier.
-const (
-	TierAdmin       = "kube-admin"
-	TierDefault     = "default"
-	TierBaseline    = "kube-baseline"
-	KubernetesOrder = 1000
-)
-
-// Policy is one policy of any dialect.
+// Policy is one policy of any dialect. An object with several rule sets of
+// their own subjects is several policies, told apart by Part.
 type Policy struct {
 	Source  Source
+	Part    int // 0, 1, … of the object
 	Family  Family
 	Tier    string  // name of the tier
 	Order   float64 // within the tier, lower first; +Inf is last
 	Staged  bool    // evaluated in the shadow plane only
+	Log     string  // what the author wants to read beside its verdicts; mostly ""
 	Subject EndpointSelector
 	Ingress *Section // nil: the policy does not govern ingress
 	Egress  *Section // nil: the policy does not govern egress
@@ -80,36 +74,74 @@ type Section struct {
 
 // Rule matches a connection if one of its peers and one of its ports do.
 type Rule struct {
+	Name    string // as the author calls it; mostly ""
 	Action  Action
-	AnyPeer bool   // any address at all; Peers is then empty
-	Peers   []Peer // none: matches nothing, unless AnyPeer
-	AnyPort bool   // any protocol and port; Ports is then empty
-	Ports   []Port // none: matches nothing, unless AnyPort
+	Subject *EndpointSelector // nil: every pod that the policy selects; else of those only the pods it selects
+	AnyPeer bool              // any address at all; Peers is then empty
+	Peers   []Peer            // none: matches nothing, unless AnyPeer
+	AnyPort bool              // any protocol and port; Ports is then empty
+	Ports   []Port            // none: matches nothing, unless AnyPort
 	Source  Source
 	L7      *L7 // conditions that a proxy must check; nil: none
 }
 
-// L7 is what a rule asks beyond addresses and ports. A connection that only
-// such a rule allows is conditional: the kernel hands it to the proxy or drops it.
-type L7 struct {
-	HTTP           []HTTPMatch
-	DNSNames       []string
-	ServerNames    []string
-	Authentication bool
-}
-
-// HTTPMatch is one HTTP alternative; its fields are ANDed, empty is any.
-type HTTPMatch struct {
-	Method, Path, Host string
-	Headers            []string
-}
-
-// Peer is one alternative of a rule's from or to: either pods by labels, or
-// addresses by prefix. Exactly one of Pods and Block is set.
+// Peer is one alternative of a rule's from or to. Everything that is set must
+// hold; a Peer with nothing set is any address.
 type Peer struct {
-	Pods   *EndpointSelector
-	Block  *IPBlock
-	Source Source
+	Pods     *EndpointSelector // pods by labels, never hostNetwork ones
+	Block    *IPBlock          // addresses by prefix
+	Nodes    *NodeSelector     // the addresses of nodes
+	Sets     *SetSelector      // addresses that an [AddressSet] lists
+	Services *ServiceSelector  // what stands behind Services
+	Names    []NamePattern     // addresses that DNS gave for a name
+	Outside  bool              // no pod's and no node's address
+	Not      []Peer            // none of these
+	Source   Source
+}
+
+// Which tells a node's own addresses from those of others, as the subject sees it.
+type Which uint8
+
+// The nodes, seen from a pod.
+const (
+	AnyNode   Which = iota
+	OwnNode         // that the pod runs on
+	OtherNode       // every other one
+)
+
+// NodeSelector selects nodes by labels, and with them their addresses.
+type NodeSelector struct {
+	Which  Which
+	Labels Selector
+}
+
+// SetSelector selects [AddressSet]s of a family. All that is set must hold.
+type SetSelector struct {
+	Family     Family
+	Name       string   // exact name; "" does not restrict
+	Namespace  string   // exact namespace; "" does not restrict
+	Namespaces Selector // over the labels of a set's namespace; a set without one has none
+	Namespaced bool     // only sets that have a namespace
+	Global     bool     // only sets that have none
+	Labels     Selector // over the set's labels; NamespaceName and NamespaceLabels can be asked, too
+}
+
+// Behind is how a peer is what stands behind a Service.
+type Behind uint8
+
+// The ways.
+const (
+	BehindPods      Behind = iota // pods by the Service's selector, ready or not; without one, the addresses, where they are outside
+	BehindAddresses               // the addresses of its endpoints, of whatever they are
+	BehindPorts                   // the same, each with its own ports only; the rule's Ports do not count
+)
+
+// ServiceSelector selects Services. All that is set must hold.
+type ServiceSelector struct {
+	Namespace string // "" does not restrict
+	Name      string // "" does not restrict
+	Labels    Selector
+	Behind    Behind
 }
 
 // IPBlock is a prefix without some of its parts. It matches every address in
@@ -137,18 +169,16 @@ func (b IPBlock) Contains(a netip.Addr) bool {
 // or by the labels of the namespace, and by the pod's own labels. All that is
 // set must hold; the zero value selects every pod.
 type EndpointSelector struct {
-	Namespace       string   // exact name; "" does not restrict
-	Namespaces      Selector // over namespace labels
-	Pods            Selector // over pod labels
-	ServiceAccounts Selector // over service-account labels
+	Namespace  string   // exact name; "" does not restrict
+	Namespaces Selector // over namespace labels
+	Pods       Selector // over pod labels, and what else is known of pods: see [Implied]
 }
 
 // AppendKey appends an unambiguous encoding of the selector.
 func (s EndpointSelector) AppendKey(b []byte) []byte {
 	b = append(append(b, s.Namespace...), '|')
 	b = append(s.Namespaces.AppendKey(b), '|')
-	b = append(s.Pods.AppendKey(b), '|')
-	return s.ServiceAccounts.AppendKey(b)
+	return s.Pods.AppendKey(b)
 }
 
 func (s EndpointSelector) String() string {

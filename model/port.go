@@ -214,6 +214,7 @@ func (s PortSet) otherProtocols() []string {
 // its own container ports.
 type Port struct {
 	Protocol Protocol // AnyProtocol: every protocol; First, Last and Name are then unused
+	Through  Protocol // if above Protocol: every protocol from that one to this; First, Last and Name are then unused
 	First    uint16   // with Last: inclusive; 0 to 65535 is every port of the protocol
 	Last     uint16
 	Name     string // a named port: First and Last are unused
@@ -225,6 +226,9 @@ func (p Port) Interval() Interval {
 	if p.Protocol == AnyProtocol {
 		return Interval{0, MaxPortKey}
 	}
+	if p.Through > p.Protocol {
+		return Interval{PortKeyOf(p.Protocol, 0), PortKeyOf(p.Through, 65535)}
+	}
 	return Interval{PortKeyOf(p.Protocol, p.First), PortKeyOf(p.Protocol, p.Last)}
 }
 
@@ -232,12 +236,40 @@ func (p Port) String() string {
 	switch {
 	case p.Protocol == AnyProtocol:
 		return "any port"
+	case p.Through > p.Protocol:
+		return fmt.Sprintf("protocols %d-%d", p.Protocol, p.Through)
 	case p.Name != "":
 		return p.Name + "/" + p.Protocol.String()
+	case p.Protocol == ICMP || p.Protocol == ICMPv6:
+		return p.icmp()
 	case p.First == 0 && p.Last == 65535:
 		return "any " + p.Protocol.String() + " port"
 	case p.First == p.Last:
 		return fmt.Sprintf("%d/%s", p.First, p.Protocol)
 	}
 	return fmt.Sprintf("%d-%d/%s", p.First, p.Last, p.Protocol)
+}
+
+// icmp names the types and codes: those are the two bytes of an ICMP port.
+func (p Port) icmp() string {
+	switch first, last := p.First>>8, p.Last>>8; {
+	case p.First == 0 && p.Last == 65535:
+		return p.Protocol.String()
+	case p.First == p.Last:
+		return fmt.Sprintf("%s type %d code %d", p.Protocol, first, p.First&0xff)
+	case first == last:
+		return fmt.Sprintf("%s type %d", p.Protocol, first)
+	default:
+		return fmt.Sprintf("%s types %d-%d", p.Protocol, first, last)
+	}
+}
+
+// ICMPPort is the port that stands for an ICMP type with every code, or with
+// one; a code below 0 is every code.
+func ICMPPort(p Protocol, icmpType uint8, code int) Port {
+	first := uint16(icmpType) << 8
+	if code < 0 {
+		return Port{Protocol: p, First: first, Last: first | 0xff}
+	}
+	return Port{Protocol: p, First: first | uint16(code), Last: first | uint16(code)}
 }

@@ -71,14 +71,83 @@ func And(selectors ...Selector) Selector {
 	return Selector{Op: SelectAnd, Args: args}
 }
 
+// Or is the disjunction of the selectors, flattened; Or() matches nothing.
+func Or(selectors ...Selector) Selector {
+	var args []Selector
+	for _, s := range selectors {
+		switch s.Op {
+		case SelectAll:
+			return Selector{}
+		case SelectNone:
+		case SelectOr:
+			args = append(args, s.Args...)
+		default:
+			args = append(args, s)
+		}
+	}
+	switch len(args) {
+	case 0:
+		return Selector{Op: SelectNone}
+	case 1:
+		return args[0]
+	}
+	return Selector{Op: SelectOr, Args: args}
+}
+
+// Not is the negation of the selector, in the simplest form.
+func Not(s Selector) Selector {
+	opposite := map[SelectorOp]SelectorOp{
+		SelectAll: SelectNone, SelectNone: SelectAll, SelectIn: SelectNotIn, SelectNotIn: SelectIn,
+		SelectExists: SelectNotExists, SelectNotExists: SelectExists,
+	}
+	if op, ok := opposite[s.Op]; ok {
+		s.Op = op
+		return s
+	}
+	if s.Op == SelectNot {
+		return s.Args[0]
+	}
+	return Selector{Op: SelectNot, Args: []Selector{s}}
+}
+
+// Implied begins the keys that are no labels of the pod itself. No label key
+// begins like this, so a selector over such keys means nothing else.
+const Implied = '@'
+
+// What a pod selector can ask of a pod beside its labels. NamespaceLabels and
+// AccountLabels are prefixes, followed by the key of a label; InPrefix is
+// followed by a CIDR and is there on pods with an address in it.
+const (
+	ClusterName     = "@cluster"
+	NamespaceName   = "@namespace"
+	NamespaceLabels = "@namespace/"
+	AccountName     = "@serviceaccount"
+	AccountLabels   = "@serviceaccount/"
+	PodName         = "@name"
+	InPrefix        = "@in/"
+)
+
 // Matches says whether the labels satisfy the selector.
 func (s Selector) Matches(labels map[string]string) bool {
-	value, present := labels[s.Key]
+	return s.Match(func(key string) (string, bool) { v, ok := labels[key]; return v, ok })
+}
+
+// Match says whether the labels, which get looks up by key, satisfy the selector.
+func (s Selector) Match(get func(key string) (value string, present bool)) bool {
 	switch s.Op {
 	case SelectAll:
 		return true
 	case SelectNone:
 		return false
+	case SelectAnd:
+		return !slices.ContainsFunc(s.Args, func(a Selector) bool { return !a.Match(get) })
+	case SelectOr:
+		return slices.ContainsFunc(s.Args, func(a Selector) bool { return a.Match(get) })
+	case SelectNot:
+		return !s.Args[0].Match(get)
+	}
+	value, present := get(s.Key)
+	switch s.Op {
 	case SelectIn:
 		return present && slices.Contains(s.Values, value)
 	case SelectNotIn:
@@ -93,12 +162,6 @@ func (s Selector) Matches(labels map[string]string) bool {
 		return present && strings.HasSuffix(value, s.Values[0])
 	case SelectContains:
 		return present && strings.Contains(value, s.Values[0])
-	case SelectAnd:
-		return !slices.ContainsFunc(s.Args, func(a Selector) bool { return !a.Matches(labels) })
-	case SelectOr:
-		return slices.ContainsFunc(s.Args, func(a Selector) bool { return a.Matches(labels) })
-	case SelectNot:
-		return !s.Args[0].Matches(labels)
 	}
 	panic("unknown selector operator " + strconv.Itoa(int(s.Op)))
 }

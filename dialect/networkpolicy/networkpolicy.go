@@ -8,7 +8,6 @@
 package networkpolicy
 
 import (
-	"net/netip"
 	"regexp"
 	"strconv"
 	"strings"
@@ -23,11 +22,22 @@ const (
 	Kind       = "NetworkPolicy"
 )
 
-// Decode turns a NetworkPolicy into the model's policy.
-func Decode(o field.Object) ([]*model.Policy, []model.Problem) {
+// Decoders lists what the package decodes, by apiVersion and kind.
+var Decoders = map[[2]string]func(field.Object) (model.Parts, []model.Problem){{APIVersion, Kind}: decode}
+
+func decode(o field.Object) (model.Parts, []model.Problem) {
+	p, problems := decodePolicy(o)
+	if p == nil {
+		return model.Parts{}, problems
+	}
+	return model.Parts{Policies: []*model.Policy{p}}, problems
+}
+
+// decodePolicy turns a NetworkPolicy into the model's policy.
+func decodePolicy(o field.Object) (*model.Policy, []model.Problem) {
 	problems := &field.Problems{}
 	root := field.Open(o, problems)
-	decodeMetadata(root, o.Source)
+	field.CheckMetadata(root, o.Source)
 	root.Field("apiVersion")
 	root.Field("kind")
 	root.Field("status")
@@ -42,7 +52,7 @@ func Decode(o field.Object) ([]*model.Policy, []model.Problem) {
 	if !spec.Present() {
 		// The API server fills in an empty spec: every pod of the namespace, ingress.
 		p.Ingress = &model.Section{DefaultDeny: true}
-		return []*model.Policy{p}, problems.List
+		return p, problems.List
 	}
 	if !spec.Mapping() {
 		return nil, problems.List
@@ -67,20 +77,7 @@ func Decode(o field.Object) ([]*model.Policy, []model.Problem) {
 	if outward {
 		p.Egress = &model.Section{DefaultDeny: true, Rules: egress}
 	}
-	return []*model.Policy{p}, problems.List
-}
-
-func decodeMetadata(root field.Cursor, s model.Source) {
-	labels, _ := field.Metadata(root)
-	meta := root.Field("metadata")
-	if !field.ValidName(s.Name) {
-		meta.Field("name").Error("\""+s.Name+"\" is no valid name", "lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit, at most 253")
-	}
-	for k, v := range labels {
-		if !field.ValidLabelKey(k) || !field.ValidLabelValue(v) {
-			meta.Field("labels").Error("label "+k+"="+v+" cannot exist", "see the rules for label keys and values")
-		}
-	}
+	return p, problems.List
 }
 
 // policyTypes applies the API server's default: Ingress, and Egress if there
@@ -191,11 +188,11 @@ func ipBlock(c field.Cursor) (model.IPBlock, bool) {
 	}
 	cidr, except := c.Field("cidr"), c.Field("except")
 	clean := c.Done()
-	p, ok := prefix(cidr)
+	p, ok := field.Prefix(cidr)
 	ok = ok && clean
 	out.CIDR = p
 	for _, e := range except.Items() {
-		x, good := prefix(e)
+		x, good := field.Prefix(e)
 		switch {
 		case !good:
 			ok = false
@@ -208,33 +205,6 @@ func ipBlock(c field.Cursor) (model.IPBlock, bool) {
 		}
 	}
 	return out, ok
-}
-
-// prefix reads a CIDR as the API server does: no leading zeros, no IPv4-mapped
-// address; host bits are allowed and mean nothing.
-func prefix(c field.Cursor) (netip.Prefix, bool) {
-	s := c.String()
-	if s == "" {
-		if c.Value() == "" {
-			c.Error("is missing", "a CIDR such as 10.0.0.0/8 or 2001:db8::/32")
-		}
-		return netip.Prefix{}, false
-	}
-	p, err := netip.ParsePrefix(s)
-	switch {
-	case err != nil && !strings.Contains(s, "/"):
-		c.Error("\""+s+"\" is no CIDR", "write "+s+"/32 for one IPv4 address, /128 for one IPv6 address")
-	case err != nil:
-		c.Error("\""+s+"\" is no CIDR", "such as 10.0.0.0/8 or 2001:db8::/32, without leading zeros")
-	case p.Addr().Is4In6():
-		c.Error("\""+s+"\" is an IPv4-mapped IPv6 address", "write the IPv4 CIDR")
-	case p.Masked() != p:
-		c.Report(model.Warning, s+" has bits beyond its prefix; "+p.Masked().String()+" is meant", "write "+p.Masked().String())
-		return p.Masked(), true
-	default:
-		return p, true
-	}
-	return netip.Prefix{}, false
 }
 
 var portName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)

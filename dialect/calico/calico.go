@@ -1,0 +1,10 @@
+// Package calico decodes the policies of projectcalico.org, and what they refer to.
+package calico
+
+import (
+	"github.com/sallyport-dev/sallyport/dialect/field"
+	"github.com/sallyport-dev/sallyport/model"
+)
+
+// Decoders lists what the package decodes, by apiVersion and kind.
+var Decoders = map[[2]string]func(field.Object) (model.Parts, []model.Problem){}

@@ -1,0 +1,10 @@
+// Package cilium decodes the policies of cilium.io, and what they refer to.
+package cilium
+
+import (
+	"github.com/sallyport-dev/sallyport/dialect/field"
+	"github.com/sallyport-dev/sallyport/model"
+)
+
+// Decoders lists what the package decodes, by apiVersion and kind.
+var Decoders = map[[2]string]func(field.Object) (model.Parts, []model.Problem){}
