@@ -2,6 +2,7 @@ package engine
 
 import (
 	"net/netip"
+	"strconv"
 
 	"github.com/sallyport-dev/sallyport/model"
 )
@@ -65,16 +66,28 @@ type Delta struct {
 type Change struct {
 	Endpoints        []*model.Endpoint // added or replaced, by Key
 	DeletedEndpoints []string
-	Policies         []*model.Policy // added or replaced, by PolicyKey
-	DeletedPolicies  []string        // PolicyKey of each
-	Namespaces       []model.Namespace
-	Nodes            []model.Node
-	PodRanges        *[]netip.Prefix // all of them, if not nil
+	Policies         []*model.Policy        // added or replaced, by PolicyKey
+	DeletedPolicies  []string               // PolicyKey of each
+	Namespaces       []model.Namespace      // added or replaced; one that is gone has its name as its only label
+	Nodes            []model.Node           // added or replaced; one that is gone has no addresses
+	PodRanges        *[]netip.Prefix        // all of them, if not nil
+	Accounts         []model.ServiceAccount // added or replaced; one that is gone has no labels
+	Tiers            []model.Tier           // added or replaced, by name
+	DeletedTiers     []string
+	Sets             []*model.AddressSet // added or replaced, by Key
+	DeletedSets      []string
+	Services         []*model.Service // added or replaced, by Key; those that no policy asks for cost nothing
+	DeletedServices  []string
 }
 
-// PolicyKey identifies a policy object: "apiVersion kind namespace/name".
+// PolicyKey identifies a policy: "apiVersion kind namespace/name", and for the
+// later parts of an object "#" and the part.
 func PolicyKey(p *model.Policy) string {
-	return p.Source.APIVersion + " " + p.Source.Kind + " " + p.Source.Namespace + "/" + p.Source.Name
+	key := p.Source.APIVersion + " " + p.Source.Kind + " " + p.Source.Namespace + "/" + p.Source.Name
+	if p.Part > 0 {
+		key += "#" + strconv.Itoa(p.Part)
+	}
+	return key
 }
 
 // Party is one end of a connection: a pod (Endpoint set), a node, or any

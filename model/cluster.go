@@ -116,6 +116,9 @@ type Service struct {
 	Source          Source
 }
 
+// Key is the Service's "namespace/name".
+func (s *Service) Key() string { return s.Namespace + "/" + s.Name }
+
 // Selects says whether the pod stands behind the Service by its labels.
 func (s *Service) Selects(e *Endpoint) bool {
 	if len(s.Selector) == 0 || s.Namespace != e.Namespace || e.NotReady && !s.PublishNotReady {
