@@ -21,6 +21,7 @@ import (
 	"github.com/sallyport-dev/sallyport/e2e/cluster"
 	"github.com/sallyport-dev/sallyport/e2e/clustertest"
 	"github.com/sallyport-dev/sallyport/e2e/image"
+	"github.com/sallyport-dev/sallyport/e2e/poll"
 	"github.com/sallyport-dev/sallyport/e2e/prober"
 )
 
@@ -331,15 +332,7 @@ func (l lab) realised(version string) {
 
 // eventually tries until it works, and returns the last error.
 func eventually(limit time.Duration, try func() error) error {
-	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-		err := try()
-		if err == nil {
-			return nil
-		}
-		if time.Since(begin) > limit {
-			return fmt.Errorf("after %v: %w", limit, err)
-		}
-	}
+	return poll.Until(context.Background(), limit, try)
 }
 
 // sallyport runs the command on this machine, as an administrator does.

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/poll"
 )
 
 func TestMain(m *testing.M) { Main(m) }
@@ -83,7 +85,7 @@ func ears(t *testing.T) (shut, open *Ear) {
 	open, err = Listen("open")
 	must(t, err)
 	must(t, Talk())
-	must(t, poll(t.Context(), 10*time.Second, func() error {
+	must(t, poll.Until(t.Context(), 10*time.Second, func() error {
 		h, err := open.Heard()
 		if err == nil && h.Packets == 0 {
 			err = fmt.Errorf("nothing comes to a pod that policies allow to reach")
