@@ -26,7 +26,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	clustertest.Main(m, cluster.Options{CNI: os.Getenv("SALLYPORT_E2E_CNI")})
+	clustertest.Main(m, cluster.Options{CNI: os.Getenv("SALLYPORT_E2E_CNI"), Dual: os.Getenv("SALLYPORT_E2E_DUAL") != ""})
 }
 
 const proberImage = "docker.io/library/prober:e2e"
@@ -118,14 +118,16 @@ type pod struct {
 	labels      object
 	args        []string
 	hostNetwork bool
-	health      bool // the kubelet asks it over HTTP, at port 8080
-	ip          string
+	health      bool   // the kubelet asks it over HTTP, at port 8080
+	ip, ip6     string // the second in a dual-stack cluster
 	*prober.Client
 }
 
 func (p *pod) id() string { return p.ns + "." + p.name }
 
 func (p *pod) at(port int) string { return net.JoinHostPort(p.ip, strconv.Itoa(port)) }
+
+func (p *pod) at6(port int) string { return net.JoinHostPort(p.ip6, strconv.Itoa(port)) }
 
 func (p *pod) object() object {
 	args := append([]string{"-name", p.id()}, p.args...)
@@ -171,6 +173,7 @@ type podList struct {
 		meta
 		Status struct {
 			PodIP      string
+			PodIPs     []struct{ IP string }
 			Conditions []struct{ Type, Status string }
 		}
 	}
@@ -194,6 +197,9 @@ func (l lab) wait(pods ...*pod) {
 				for _, c := range x.Status.Conditions {
 					if x.Metadata.Name == p.name && c.Type == "Ready" && c.Status == "True" && x.Status.PodIP != "" {
 						p.ip, ready = x.Status.PodIP, true
+						if ips := x.Status.PodIPs; len(ips) > 1 {
+							p.ip6 = ips[1].IP
+						}
 					}
 				}
 			}

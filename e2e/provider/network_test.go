@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"testing"
 	"time"
@@ -12,8 +13,11 @@ import (
 )
 
 // outside is this machine's address on the fabric: it is no node's and no
-// pod's.
-const outside = "198.18.0.254"
+// pod's. The second is that of a dual-stack cluster.
+const (
+	outside  = "198.18.0.254"
+	outside6 = "fd00:198:18::fe"
+)
 
 // visit is one attempt to connect and what must come of it.
 type visit struct {
@@ -68,14 +72,14 @@ func (v visit) try(ctx context.Context, proto string) prober.Outcome {
 	return o
 }
 
-// service makes a Service for TCP and UDP and returns its address and its
-// ports on nodes.
-func (l lab) service(ns, name string, spec object) (ip string, node map[string]int) {
+// service makes a Service for TCP and UDP and returns its addresses, of the
+// families that spec asks for, and its ports on nodes.
+func (l lab) service(ns, name string, spec object) (ips []string, node map[string]int) {
 	l.t.Helper()
 	var out struct {
 		Spec struct {
-			ClusterIP string
-			Ports     []struct {
+			ClusterIPs []string
+			Ports      []struct {
 				Name     string
 				NodePort int
 			}
@@ -92,14 +96,25 @@ func (l lab) service(ns, name string, spec object) (ip string, node map[string]i
 	for _, p := range out.Spec.Ports {
 		node[p.Name] = p.NodePort
 	}
-	return out.Spec.ClusterIP, node
+	return out.Spec.ClusterIPs, node
 }
 
 func block(addresses ...string) (out []object) {
 	for _, a := range addresses {
-		out = append(out, object{"ipBlock": object{"cidr": a + "/32"}})
+		ip := netip.MustParseAddr(a)
+		out = append(out, object{"ipBlock": object{"cidr": netip.PrefixFrom(ip, ip.BitLen()).String()}})
 	}
 	return out
+}
+
+// ingress lets the peers in to all pods of the namespace.
+func ingress(from []object) object {
+	return object{"podSelector": object{}, "policyTypes": []string{"Ingress"}, "ingress": []object{{"from": from}}}
+}
+
+// egress lets all pods of the namespace out to the peers.
+func egress(to []object) object {
+	return object{"podSelector": object{}, "policyTypes": []string{"Egress"}, "egress": []object{{"to": to}}}
 }
 
 // TestNodesAndServices has pods, nodes and the outside reach isolated pods
@@ -121,10 +136,10 @@ func TestNodesAndServices(t *testing.T) {
 	l.start(append(all, hosts...)...) // ready: the kubelet's probes of isolated pods pass
 	t.Logf("isolated pods passed their kubelets' probes")
 
-	ip, _ := l.service(home, "cluster-ip", object{"type": "ClusterIP"})
+	ips, _ := l.service(home, "cluster-ip", object{"type": "ClusterIP"})
 	_, any := l.service(home, "any", object{"type": "NodePort", "externalTrafficPolicy": "Cluster"})
 	_, local := l.service(home, "local", object{"type": "NodePort", "externalTrafficPolicy": "Local"})
-	service := net.JoinHostPort(ip, "7000")
+	service := net.JoinHostPort(ips[0], "7000")
 	at := func(i int, ports map[string]int) string { return net.JoinHostPort(n[i].IP, strconv.Itoa(ports["tcp"])) }
 	host := func(i int) string { return net.JoinHostPort(n[i].IP, "7999") }
 	pod := server.at(7000)
@@ -169,9 +184,6 @@ func TestNodesAndServices(t *testing.T) {
 		_, version := l.policy(home, name, spec)
 		l.realised(version)
 	}
-	ingress := func(from []object) object {
-		return object{"podSelector": object{}, "policyTypes": []string{"Ingress"}, "ingress": []object{{"from": from}}}
-	}
 	phase("deny", who{})
 	swap("outside", ingress(block(outside)))
 	phase("block of the outside", who{"outside, Local": true, "outside, Cluster, by node1": true})
@@ -186,7 +198,7 @@ func TestNodesAndServices(t *testing.T) {
 	swap("peer", peer(away))
 	phase("peer namespace", who{"friend": true, "friend by ClusterIP": true})
 	l.deletePolicy(home, "peer")
-	swap("nodes", object{"podSelector": object{}, "policyTypes": []string{"Egress"}, "egress": []object{{"to": block(n[1].IP)}}})
+	swap("nodes", egress(block(n[1].IP)))
 	phase("egress to node2", who{"guest to its own node": true})
 	l.deletePolicy(home, "nodes")
 	l.deletePolicy(home, "deny")

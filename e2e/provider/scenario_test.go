@@ -324,7 +324,7 @@ func (l lab) stand(s *scenario) {
 				return err
 			}
 			for pod, ip := range addresses {
-				if known[pod] != ip {
+				if first, _, _ := strings.Cut(known[pod], ","); first != ip {
 					return fmt.Errorf("%s knows %q as the address of %s, not %s", n.Name, known[pod], pod, ip)
 				}
 			}
