@@ -291,8 +291,8 @@ func (c *Cluster) SaveLogs(dir string) error {
 	return nil
 }
 
-// each does something with every node at once.
-func (c *Cluster) each(do func(n *Node) error) error {
+// Each does something with every node at once.
+func (c *Cluster) Each(do func(n *Node) error) error {
 	errs := make([]error, len(c.Nodes))
 	var all sync.WaitGroup
 	for i, n := range c.Nodes {

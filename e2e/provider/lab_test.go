@@ -3,7 +3,6 @@ package provider
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -364,15 +362,4 @@ func (l lab) agents(n *cluster.Node) (pids []int) {
 		}
 	}
 	return pids
-}
-
-// each does something with every node at once.
-func (l lab) each(do func(n *cluster.Node) error) error {
-	errs := make([]error, len(l.Nodes))
-	var all sync.WaitGroup
-	for i, n := range l.Nodes {
-		all.Go(func() { errs[i] = do(n) })
-	}
-	all.Wait()
-	return errors.Join(errs...)
 }

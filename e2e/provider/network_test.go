@@ -61,6 +61,26 @@ func (l lab) visits(phase string, list []visit) {
 	l.t.Logf("%s: %d of %d attempts as they must be", phase, len(wrong)-bad, len(wrong))
 }
 
+// who gets in, by what the visits are called.
+type who = map[string]bool
+
+// phase makes the visits; those in open must succeed, besides those that
+// always do, and no others.
+func (l lab) phase(name string, open who, list []visit) {
+	l.t.Helper()
+	seen := 0
+	for i := range list {
+		if open[list[i].what] {
+			list[i].open = true
+			seen++
+		}
+	}
+	if seen != len(open) {
+		l.t.Fatalf("%s: %v names others than %d of the visits", name, open, seen)
+	}
+	l.visits(name, list)
+}
+
 func (v visit) try(ctx context.Context, proto string) prober.Outcome {
 	if v.from == nil {
 		return prober.Dial(proto, v.to, time.Second)
@@ -144,11 +164,9 @@ func TestNodesAndServices(t *testing.T) {
 	host := func(i int) string { return net.JoinHostPort(n[i].IP, "7999") }
 	pod := server.at(7000)
 
-	// open lists who gets in; everybody else must not.
-	type who = map[string]bool
 	phase := func(name string, open who) {
 		t.Helper()
-		list := []visit{
+		l.phase(name, open, []visit{
 			{hosts[0], pod, true, "own node"}, // always
 			{hosts[1], pod, false, "node2"},
 			{hosts[2], pod, false, "node3"},
@@ -166,18 +184,7 @@ func TestNodesAndServices(t *testing.T) {
 			{guest, host(2), false, "guest to node3"},
 			{stranger, host(0), true, "stranger to its own node"}, // no policy there
 			{stranger, host(2), true, "stranger to node3"},
-		}
-		seen := 0
-		for i := range list {
-			if open[list[i].what] {
-				list[i].open = true
-				seen++
-			}
-		}
-		if seen != len(open) {
-			t.Fatalf("%s: %v names others than %d of the visits", name, open, seen)
-		}
-		l.visits(name, list)
+		})
 	}
 	swap := func(name string, spec object) {
 		t.Helper()

@@ -30,7 +30,7 @@ func TestAgentsAreKilled(t *testing.T) {
 		// but not with a new pod.
 		if time.Since(next) > 2*time.Second {
 			next = time.Now()
-			must(t, s.each(s.agentPods))
+			must(t, s.Each(s.agentPods))
 		}
 	}
 	t.Logf("%d agents killed", kills)
@@ -50,7 +50,7 @@ func TestAgentsAreKilled(t *testing.T) {
 		"egress": []object{{"to": []object{{"namespaceSelector": object{"matchLabels": object{"name": s.wild}}}}}},
 	})
 	_, version := s.policy(s.away, "deny", object{"podSelector": object{}, "policyTypes": []string{"Ingress"}})
-	must(t, s.each(s.agentPods))
+	must(t, s.Each(s.agentPods))
 	s.rollout()
 	s.realised(version)
 	must(t, eventually(15*time.Second, func() error {
@@ -118,7 +118,7 @@ func TestAPIServerAway(t *testing.T) {
 	up = true
 	began := time.Now()
 	if err := eventually(time.Minute, func() error {
-		return s.each(func(n *cluster.Node) error {
+		return s.Each(func(n *cluster.Node) error {
 			a, err := agent(n)
 			if err == nil && (!a.Ready || len(a.Degraded) > 0) {
 				err = fmt.Errorf("%s: %v", n.Name, a.Degraded)
