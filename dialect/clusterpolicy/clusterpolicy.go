@@ -120,11 +120,11 @@ func (d *decoder) head(spec field.Cursor, p *model.Policy) {
 }
 
 func tier(c field.Cursor) string {
-	switch c.String() {
-	case "Baseline":
+	switch word := c.String(); {
+	case !required(c):
+	case word == "Baseline":
 		return model.TierBaseline
-	case "Admin":
-	default:
+	case word != "Admin":
 		c.Error("unknown tier \""+c.Value()+"\"", "one of Admin, Baseline")
 	}
 	return model.TierAdmin

@@ -286,7 +286,7 @@ func TestAPolicyWithAnErrorIsClosed(t *testing.T) {
 	const shut = "ingress  allow: : \ningress  deny: anybody: anything\ningress  deny: anybody: anything\n"
 	const both = "ingress  deny: anybody: anything\negress  deny: anybody: anything\n"
 	for _, c := range []struct{ kind, name, spec, want, errors string }{
-		{"cnp", "p", "priority: 1\nsubject: {namespaces: {}}" + rules, "kube-admin 1: all namespaces\n" + shut, "spec.tier: unknown tier \"\""},
+		{"cnp", "p", "priority: 1\nsubject: {namespaces: {}}" + rules, "kube-admin 1: all namespaces\n" + shut, "spec.tier: is missing"},
 		{"cnp", "p", "tier: baseline\npriority: 1\nsubject: {namespaces: {}}" + rules, "kube-admin 1: all namespaces\n" + shut, "spec.tier: unknown tier \"baseline\""},
 		{"cnp", "p", "tier: Baseline\nsubject: {namespaces: {}}" + rules, "kube-baseline 0: all namespaces\n" + shut, "spec.priority: is missing"},
 		{"cnp", "p", "tier: Baseline\npriority: 1001\nsubject: {namespaces: {}}" + rules, "kube-baseline 0: all namespaces\n" + shut, "spec.priority: must be between 0 and 1000, not 1001"},

@@ -14,11 +14,13 @@ const most = 25
 // peer reads one item of from or to; each of its networks is a peer of the model.
 func (d *decoder) peer(c field.Cursor, egress bool, action model.Action) []model.Peer {
 	names := []string{"namespaces", "pods"}
-	if egress {
+	switch {
+	case !egress && onlyAtEgress(c):
+		return nil
+	case egress && d.names:
+		names = append(names, "nodes", "networks", "domainNames")
+	case egress:
 		names = append(names, "nodes", "networks")
-		if d.names {
-			names = append(names, "domainNames")
-		}
 	}
 	out := model.Peer{Source: c.Source()}
 	switch name, at := one(c, "a peer", names...); name {
@@ -35,6 +37,17 @@ func (d *decoder) peer(c field.Cursor, egress bool, action model.Action) []model
 		out.Names = domainNames(at, action)
 	}
 	return []model.Peer{out}
+}
+
+// onlyAtEgress reports a peer that no ingress rule can have.
+func onlyAtEgress(c field.Cursor) bool {
+	for _, name := range []string{"nodes", "networks", "domainNames"} {
+		if f := c.Field(name); f.Present() {
+			f.Error("may only stand in egress rules", "ingress rules have namespaces and pods")
+			return true
+		}
+	}
+	return false
 }
 
 func networks(c field.Cursor) []model.Peer {

@@ -102,6 +102,7 @@ func (d *decoder) action(c field.Cursor) model.Action {
 		known += ", Pass"
 	}
 	switch word := c.String(); {
+	case !required(c):
 	case word == d.accept:
 		return model.Allow
 	case word == "Pass" && d.pass:
