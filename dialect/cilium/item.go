@@ -32,7 +32,7 @@ func (d *decoder) item(c field.Cursor, l list) []model.Rule {
 	if !from.given && !ports.given {
 		return []model.Rule{plain} // an empty item isolates, and matches nothing
 	}
-	plain.AnyPeer = from.any || !from.given
+	plain.AnyPeer = from.any || !from.given || from.anyPorts && ports.given
 	if !plain.AnyPeer {
 		plain.Peers = from.list
 	}
@@ -42,7 +42,7 @@ func (d *decoder) item(c field.Cursor, l list) []model.Rule {
 // rules spreads the item's ports over rules: what asks for nothing but ports
 // is one rule, everything else one of its own.
 func (p portList) rules(plain model.Rule, auth model.Authentication) []model.Rule {
-	if auth != "" {
+	if auth != "" && auth != model.AuthDisabled { // "disabled" alone asks for nothing
 		plain.L7 = &model.L7{Authentication: auth}
 	}
 	plain.AnyPort = !p.given

@@ -127,9 +127,11 @@ func pattern(c field.Cursor) []model.StringMatch {
 
 // header reads a line "Name: value", or "Name" for its mere presence.
 func header(c field.Cursor) model.HeaderMatch {
-	line := c.String()
-	if line == "" && c.Value() == "" {
+	var line string
+	if c.IsMapping() {
 		line = headerMapping(c)
+	} else {
+		line = c.String()
 	}
 	name, value, found := strings.Cut(line, " ")
 	out := model.HeaderMatch{Name: strings.TrimSuffix(name, ":")}
@@ -149,14 +151,7 @@ func header(c field.Cursor) model.HeaderMatch {
 // headerMapping takes {X-Version: 2}, which is what a line without quotes is
 // to YAML, for the line.
 func headerMapping(c field.Cursor) string {
-	line := ""
-	if !c.Mapping() {
-		if !c.Present() {
-			c.Error("must be a string, not null", "take the item out")
-		}
-		return ""
-	}
-	n := 0
+	line, n := "", 0
 	c.Entries(func(key, value field.Cursor) { n, line = n+1, key.Value()+": "+value.Value() })
 	if n != 1 {
 		c.Error("must be a string", "\"X-Version: 2\", in quotes")

@@ -10,9 +10,10 @@ import (
 
 // peers is what an item says about the other end.
 type peers struct {
-	given bool // a member is there, if only as an empty list, which is nobody
-	any   bool
-	list  []model.Peer
+	given    bool // a member is there, if only as an empty list, which is nobody
+	any      bool
+	anyPorts bool // everybody, if ports are there
+	list     []model.Peer
 }
 
 func (p *peers) add(more ...model.Peer) { p.list = append(p.list, more...) }
@@ -87,7 +88,7 @@ func emptyMember(c field.Cursor, m member, l list, out *peers) {
 		return
 	}
 	if l.action == model.Deny {
-		out.any = true
+		out.anyPorts = true
 		c.Report(model.Warning, "an empty list is everybody to Cilium, if ports are there: it is denied", "leave the field out to say so")
 		return
 	}

@@ -91,21 +91,21 @@ func defaultDeny(c field.Cursor) map[model.Direction]field.Cursor {
 func (d *decoder) misspelt(c field.Cursor, p *model.Policy) {
 	before := len(d.problems.List)
 	clean := c.Done()
-	if clean && p.Ingress == nil && p.Egress == nil {
+	if clean && (p.Ingress != nil || p.Egress != nil) {
+		return
+	}
+	if clean {
 		c.Error("a rule needs at least one item in ingress, ingressDeny, egress or egressDeny", "to deny everything that comes in: ingress: [{}]")
 	}
 	denies := false
 	for _, problem := range d.problems.List[before:] {
 		denies = denies || strings.HasSuffix(problem.Hint, "Deny?") // "did you mean egressDeny?"
 	}
-	if clean && (p.Ingress != nil || p.Egress != nil) {
-		return
-	}
 	for _, s := range []**model.Section{&p.Ingress, &p.Egress} {
 		if *s == nil {
 			*s = &model.Section{DefaultDeny: true}
 		}
-		if denies && !clean {
+		if denies {
 			(*s).Rules = append((*s).Rules, unreadable(model.Deny, c.Source()))
 		}
 	}

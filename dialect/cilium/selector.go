@@ -68,7 +68,9 @@ func readSelector(c field.Cursor, from labelSource) (selector, bool) {
 	}
 	ok = c.Done() && ok
 	for i := range out {
-		out[i].restrict(from)
+		if ok {
+			out[i].restrict(from)
+		}
 	}
 	return out, ok
 }
@@ -212,6 +214,8 @@ func (r requirement) ofPod() model.Selector {
 		if r.op == model.SelectNotIn || r.op == model.SelectNotExists {
 			out.Op = model.SelectAll
 		}
+	case r.key == namespaceKey && r.op == model.SelectExists: // every pod has one
+		out = model.Selector{}
 	case r.key == namespaceKey:
 		out.Key = model.NamespaceName
 	case r.key == podNameKey:
