@@ -18,6 +18,7 @@ import (
 type Health struct {
 	Resource string    // "networkpolicies.networking.k8s.io"
 	Optional bool      // the cluster may do without it
+	Policies bool      // it holds policies, or what they refer to
 	Absent   bool      // optional, and the cluster does not have it
 	Synced   bool      // it was listed whole at least once
 	Contact  time.Time // when the API server was last heard of it; zero: never
@@ -131,20 +132,21 @@ func (h *health) synced() {
 
 func (h *health) absent() {
 	h.mu.Lock()
-	h.now.Absent, h.now.Err, h.now.Contact = true, nil, time.Now()
+	h.now.Absent, h.now.Synced, h.now.Err, h.now.Since, h.now.Contact = true, false, nil, time.Time{}, time.Now()
 	h.mu.Unlock()
 	h.stir()
 }
 
 // holdsUp says whether the first Update must wait for the resource. One that
-// the cluster may do without is not waited for if it is refused, or fails for long.
+// the cluster may do without is not waited for if it is refused, or, unless it
+// holds policies, fails for long.
 func (h *health) holdsUp(patience time.Duration) bool {
 	now := h.state()
 	switch {
 	case now.Synced || now.Absent:
 		return false
 	case now.Optional && now.Err != nil:
-		return !apierrors.IsForbidden(now.Err) && time.Since(now.Since) < patience
+		return !apierrors.IsForbidden(now.Err) && (now.Policies || time.Since(now.Since) < patience)
 	}
 	return true
 }

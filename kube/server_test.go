@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -68,8 +69,10 @@ func startServer(t *testing.T) *server {
 		version: 1, objects: map[string]map[key]jsonObject{}, events: map[string][]serverEvent{}, pages: map[string][]jsonObject{},
 		absent: map[string]bool{}, forbidden: map[string]bool{}, broken: map[string]bool{}, requests: map[string]int{}, stop: make(chan struct{}),
 	}
-	for _, gvr := range foreign {
-		s.absent[pathOf(&resource{gvr: gvr})] = true
+	for _, r := range languages {
+		for ; r != nil && r != networkPolicies; r = r.older {
+			s.absent[pathOf(r)] = true
+		}
 	}
 	s.changed = sync.NewCond(&s.mu)
 	s.Server = httptest.NewServer(s)
@@ -102,11 +105,11 @@ func pathOf(r *resource) string {
 }
 
 func resourceNamed(name string) *resource {
-	i := slices.IndexFunc(resources, func(r *resource) bool { return r.gvr.Resource == name })
+	i := slices.IndexFunc(resources, func(r *resource) bool { return r.gvr.Resource == name || r.name() == name })
 	return resources[i]
 }
 
-func objectKey(o jsonObject) key {
+func keyIn(o jsonObject) key {
 	m := o["metadata"].(jsonObject)
 	ns, _ := m["namespace"].(string)
 	return key{ns, m["name"].(string)}
@@ -121,21 +124,22 @@ func finished(o jsonObject) bool {
 }
 
 // put creates or replaces an object.
-func (s *server) put(name string, o jsonObject) {
+func (s *server) put(name string, o jsonObject) { s.putAt(pathOf(resourceNamed(name)), o) }
+
+func (s *server) putAt(path string, o jsonObject) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	path := pathOf(resourceNamed(name))
 	s.version++
 	o["metadata"].(jsonObject)["resourceVersion"] = strconv.Itoa(s.version)
 	if s.objects[path] == nil {
 		s.objects[path] = map[key]jsonObject{}
 	}
-	old := s.objects[path][objectKey(o)]
+	old := s.objects[path][keyIn(o)]
 	kind := "MODIFIED"
 	if old == nil {
 		kind = "ADDED"
 	}
-	s.objects[path][objectKey(o)] = o
+	s.objects[path][keyIn(o)] = o
 	s.log(path, serverEvent{kind: kind, version: s.version, object: o, hidden: finished(o), was: !finished(old)})
 }
 
@@ -168,7 +172,9 @@ func (s *server) bookmark() int {
 	defer s.mu.Unlock()
 	s.version++
 	for _, r := range resources {
-		s.log(pathOf(r), serverEvent{kind: "BOOKMARK", version: s.version})
+		for ; r != nil; r = r.older {
+			s.log(pathOf(r), serverEvent{kind: "BOOKMARK", version: s.version})
+		}
 	}
 	return s.version
 }
@@ -267,6 +273,16 @@ func (s *server) sorted(r *http.Request) []jsonObject {
 	return out
 }
 
+// kindOf is the kind of the resource's objects, for those that are typed; of
+// others it does not matter.
+func kindOf(r *http.Request) string {
+	kind, ok := map[string]string{"pods": "Pod", "nodes": "Node", "services": "Service", "endpointslices": "EndpointSlice"}[path.Base(r.URL.Path)]
+	if !ok {
+		return "Object"
+	}
+	return kind
+}
+
 func (s *server) list(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	q := r.URL.Query()
@@ -286,8 +302,7 @@ func (s *server) list(w http.ResponseWriter, r *http.Request) {
 		meta["continue"] = token
 		items = items[:limit]
 	}
-	kind := map[string]string{"pods": "PodList", "nodes": "NodeList", "services": "ServiceList", "endpointslices": "EndpointSliceList",
-		"networkpolicies": "NetworkPolicyList", "ippools": "IPPoolList", "ciliumnodes": "CiliumNodeList", "ciliumnetworkpolicies": "CiliumNetworkPolicyList"}[r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]]
+	kind := kindOf(r) + "List"
 	version := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path[:strings.LastIndex(r.URL.Path, "/")], "/apis/"), "/api/")
 	if strings.Contains(r.Header.Get("Accept"), "as=PartialObjectMetadataList") {
 		kind, version = "PartialObjectMetadataList", "meta.k8s.io/v1"
@@ -352,8 +367,7 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, from int) {
 	send := sender(w, r)
 	w.WriteHeader(200)
 	apiVersion := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path[:strings.LastIndex(r.URL.Path, "/")], "/apis/"), "/api/")
-	kind := map[string]string{"pods": "Pod", "nodes": "Node", "services": "Service", "endpointslices": "EndpointSlice",
-		"networkpolicies": "NetworkPolicy", "ippools": "IPPool", "ciliumnodes": "CiliumNode", "ciliumnetworkpolicies": "CiliumNetworkPolicy", "namespaces": "Namespace", "serviceaccounts": "ServiceAccount"}[r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]]
+	kind := kindOf(r)
 	mark := func(version int, initial bool) {
 		m := jsonObject{"resourceVersion": strconv.Itoa(version)}
 		if initial {
@@ -423,5 +437,5 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, from int) {
 
 // hurried is a pace for tests.
 func hurried() *pace {
-	return &pace{silence: 5 * time.Second, backoff: 5 * time.Millisecond, refused: 5 * time.Millisecond, longest: 20 * time.Millisecond, probe: 5 * time.Millisecond, discover: 50 * time.Millisecond}
+	return &pace{silence: 5 * time.Second, backoff: 5 * time.Millisecond, refused: 5 * time.Millisecond, longest: 20 * time.Millisecond, probe: 5 * time.Millisecond, discover: 50 * time.Millisecond, appear: time.Second}
 }

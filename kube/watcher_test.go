@@ -588,8 +588,8 @@ func TestAPolicyThatIsWrittenAgain(t *testing.T) {
 	policy["metadata"].(jsonObject)["annotations"] = jsonObject{"note": "new"}
 	s.put("networkpolicies", policy)
 	u := f.next()
-	was, _ := strconv.Atoi(before.Revisions[policyResource])
-	now, _ := strconv.Atoi(u.Revisions[policyResource])
+	was, _ := strconv.Atoi(before.Revisions[networkPolicies.name()])
+	now, _ := strconv.Atoi(u.Revisions[networkPolicies.name()])
 	if u.Cluster != nil || len(u.Change.Policies) != 0 || now <= was {
 		t.Errorf("update %+v after version %d", u, was)
 	}
@@ -605,7 +605,7 @@ func TestAnUpdateNamesItsOwnVersion(t *testing.T) {
 		policy := policyObject("b", "p"+strconv.Itoa(i), jsonObject{"podSelector": jsonObject{}})
 		s.put("networkpolicies", policy)
 		u := f.next()
-		if got, want := u.Revisions[policyResource], policy["metadata"].(jsonObject)["resourceVersion"]; len(u.Change.Policies) != 1 || got != want {
+		if got, want := u.Revisions[networkPolicies.name()], policy["metadata"].(jsonObject)["resourceVersion"]; len(u.Change.Policies) != 1 || got != want {
 			t.Fatalf("the update of version %s names %s: %+v", want, got, u)
 		}
 	}

@@ -107,6 +107,7 @@ func (e *Endpoint) NamedPort(name string, p Protocol) (uint16, bool) {
 type Service struct {
 	Namespace  string
 	Name       string
+	Labels     map[string]string
 	ClusterIPs []netip.Addr // none for a headless Service
 	Headless   bool
 	// PublishNotReady puts pods behind the Service that are not ready, too.
