@@ -75,6 +75,17 @@ func Outages(list []Health) []string {
 	return out
 }
 
+// Unread says which policies the cluster may have and cannot be read.
+func Unread(list []Health) []string {
+	var out []string
+	for _, h := range list {
+		if h.Optional && h.Policies && h.Err != nil {
+			out = append(out, h.String())
+		}
+	}
+	return out
+}
+
 // reason is what an error says beside the question that was asked: the question
 // differs from resource to resource.
 func reason(err error) string {

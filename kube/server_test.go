@@ -33,26 +33,27 @@ type jsonObject = map[string]any
 // and protobuf, pages, streams lists if told to, and misbehaves on request.
 type server struct {
 	*httptest.Server
-	mu        sync.Mutex
-	changed   *sync.Cond
-	version   int
-	objects   map[string]map[key]jsonObject // by path
-	events    map[string][]serverEvent
-	compacted int // events up to this version are forgotten
-	epoch     int // watches of an earlier epoch are cut off
-	pages     map[string][]jsonObject
-	streams   bool // understands sendInitialEvents
-	hangs     bool // answers nothing
-	away      bool // refuses every request
-	down      bool // there is no server: the connection is refused
-	unready   bool // answers, but says that it is not ready
-	held      bool // watches deliver nothing for now
-	absent    map[string]bool
-	forbidden map[string]bool
-	broken    map[string]bool                         // by path: what is behind the API server is away
-	muddle    func(batch []serverEvent) []serverEvent // what a watch delivers instead
-	requests  map[string]int                          // "LIST /api/v1/pods"
-	stop      chan struct{}
+	mu           sync.Mutex
+	changed      *sync.Cond
+	version      int
+	objects      map[string]map[key]jsonObject // by path
+	events       map[string][]serverEvent
+	compacted    int // events up to this version are forgotten
+	epoch        int // watches of an earlier epoch are cut off
+	pages        map[string][]jsonObject
+	streams      bool // understands sendInitialEvents
+	hangs        bool // answers nothing
+	away         bool // refuses every request
+	down         bool // there is no server: the connection is refused
+	unready      bool // answers, but says that it is not ready
+	held         bool // watches deliver nothing for now
+	absent       map[string]bool
+	forbidden    map[string]bool
+	broken       map[string]bool                         // by path: what is behind the API server is away
+	notFoundOnce string                                  // by path: the next answer says that it does not exist
+	muddle       func(batch []serverEvent) []serverEvent // what a watch delivers instead
+	requests     map[string]int                          // "LIST /api/v1/pods"
+	stop         chan struct{}
 }
 
 type serverEvent struct {
@@ -143,10 +144,15 @@ func (s *server) putAt(path string, o jsonObject) {
 	s.log(path, serverEvent{kind: kind, version: s.version, object: o, hidden: finished(o), was: !finished(old)})
 }
 
-func (s *server) remove(name string, k key) bool {
+func (s *server) remove(name string, k key) bool { return s.removeAt(pathOf(resourceNamed(name)), k) }
+
+func (s *server) removeAt(path string, k key) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	path := pathOf(resourceNamed(name))
+	return s.delete(path, k)
+}
+
+func (s *server) delete(path string, k key) bool {
 	old := s.objects[path][k]
 	if old == nil {
 		return false
@@ -218,6 +224,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	verb := map[bool]string{false: "LIST ", true: "WATCH "}[watching]
 	s.requests[verb+r.URL.Path]++
 	hangs, away, absent, forbidden, streams, compacted := s.hangs, s.away, s.absent[r.URL.Path], s.forbidden[r.URL.Path], s.streams, s.compacted
+	if s.notFoundOnce == r.URL.Path {
+		absent, s.notFoundOnce = true, ""
+	}
 	away = away || s.broken[r.URL.Path] || s.unready && r.URL.Path == "/readyz"
 	s.mu.Unlock()
 	from, _ := strconv.Atoi(q.Get("resourceVersion"))
@@ -271,6 +280,39 @@ func (s *server) sorted(r *http.Request) []jsonObject {
 		}
 	}
 	return out
+}
+
+func (s *server) missing(r *resource) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.absent[pathOf(r)]
+}
+
+// serve begins to serve the resource, and says so in its definition if that is
+// told; define false has it found by looking only.
+func (s *server) serve(r *resource, define bool) {
+	s.set(func() { delete(s.absent, pathOf(r)) })
+	if define {
+		s.put("customresourcedefinitions", definitionObject(r))
+	}
+}
+
+// unserve takes the resource away, with all its objects, before a watch can
+// tell of it.
+func (s *server) unserve(r *resource) {
+	s.mu.Lock()
+	for k := range s.objects[pathOf(r)] {
+		s.delete(pathOf(r), k)
+	}
+	s.absent[pathOf(r)] = true
+	s.epoch++
+	s.changed.Broadcast()
+	s.mu.Unlock()
+	s.remove("customresourcedefinitions", key{name: r.name()})
+}
+
+func definitionObject(r *resource) jsonObject {
+	return jsonObject{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": jsonObject{"name": r.name()}}
 }
 
 // kindOf is the kind of the resource's objects, for those that are typed; of

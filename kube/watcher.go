@@ -345,6 +345,9 @@ func (w *Watcher) take() (Update, bool) {
 	if ok {
 		w.rewritten = false
 		u.Revisions = maps.Clone(w.revisions)
+		for _, r := range definitions {
+			delete(u.Revisions, r.name())
+		}
 	}
 	return u, ok
 }
