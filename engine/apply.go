@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/sallyport-dev/sallyport/model"
 )
@@ -20,10 +21,12 @@ func (m *Matrix) Apply(ch Change) Delta {
 	if ch.PodRanges != nil {
 		m.setPodRanges(*ch.PodRanges)
 	}
-	m.relabel(ch.Namespaces)
+	relabelled := m.relabel(ch.Namespaces)
 	for _, key := range ch.DeletedEndpoints {
 		m.removeEndpoint(key)
 	}
+	m.relabelAccounts(ch.Accounts)
+	ch.Policies = append(slices.Clip(ch.Policies), m.changeReferences(&ch, relabelled)...)
 	m.changePolicies(ch)
 	for _, e := range ch.Endpoints {
 		m.setEndpoint(e)
@@ -68,11 +71,12 @@ func (m *Matrix) setPodRanges(ranges []netip.Prefix) {
 
 // relabel takes the namespaces over. What the pods of one whose labels change
 // are to every selector may change: they come anew.
-func (m *Matrix) relabel(namespaces []model.Namespace) {
+func (m *Matrix) relabel(namespaces []model.Namespace) (changed bool) {
 	var displaced []*model.Endpoint
 	for _, ns := range namespaces {
 		if !maps.Equal(m.namespaceLabels(ns.Name), ns.Labels) {
 			displaced = append(displaced, m.vacate(ns.Name)...)
+			changed = true
 		}
 		m.namespaces[ns.Name] = ns
 	}
@@ -82,6 +86,7 @@ func (m *Matrix) relabel(namespaces []model.Namespace) {
 	for _, e := range displaced {
 		m.setEndpoint(e)
 	}
+	return changed
 }
 
 // vacate takes the namespace's pods out, and their classes with them.
@@ -104,8 +109,8 @@ func (m *Matrix) vacate(namespace string) (out []*model.Endpoint) {
 	return out
 }
 
-// Cluster is what the Matrix stands for, without its Services: all that a
-// compilation from scratch needs. A node without addresses is none.
+// Cluster is what the Matrix stands for: all that a compilation from scratch
+// needs. A node without addresses is none.
 func (m *Matrix) Cluster() *model.Cluster {
 	c := &model.Cluster{PodRanges: m.podRanges}
 	for _, key := range slices.Sorted(maps.Keys(m.endpoints)) {
@@ -122,6 +127,20 @@ func (m *Matrix) Cluster() *model.Cluster {
 			c.Nodes = append(c.Nodes, n)
 		}
 	}
+	c.Name = m.clusterName
+	for _, key := range slices.Sorted(maps.Keys(m.accounts)) {
+		namespace, name, _ := strings.Cut(key, "/")
+		c.Accounts = append(c.Accounts, model.ServiceAccount{Namespace: namespace, Name: name, Labels: m.accounts[key]})
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.tiers)) {
+		c.Tiers = append(c.Tiers, m.tiers[name])
+	}
+	for _, key := range slices.Sorted(maps.Keys(m.sets)) {
+		c.Sets = append(c.Sets, *m.sets[key])
+	}
+	for _, key := range slices.Sorted(maps.Keys(m.services)) {
+		c.Services = append(c.Services, *m.services[key])
+	}
 	return c
 }
 
@@ -136,7 +155,7 @@ func (m *Matrix) changePolicies(ch Change) {
 		}
 	}
 	widened := map[string]struct{}{}
-	newPorts := false
+	newPorts, watched := false, m.watchNodes
 	var added []*policy
 	for _, p := range ch.Policies {
 		compiled, ports := m.newPolicy(p, func(key string) { widened[key] = struct{}{} })
@@ -148,8 +167,14 @@ func (m *Matrix) changePolicies(ch Change) {
 		added = append(added, compiled)
 	}
 	m.reclassify(widened, newPorts)
-	for _, p := range policyPrefixes(ch.Policies) {
+	for _, p := range m.prefixesOf(added) {
 		m.addPrefix(p)
+	}
+	if m.watchNodes && !watched {
+		for a := range m.nodeOf {
+			m.addPrefix(netip.PrefixFrom(a, a.BitLen()))
+		}
+		m.markNodes()
 	}
 	for _, p := range added {
 		m.internAtoms(p, m.settle)
@@ -188,16 +213,14 @@ func (m *Matrix) reclassify(widened map[string]struct{}, newPorts bool) {
 			continue
 		}
 		for _, e := range slices.Clone(c.members) {
-			if newPorts || hasAny(e.Labels, widened) {
+			if newPorts || m.hasAny(e.Endpoint, widened) {
 				born = m.reenter(e, born)
 			}
 		}
 	}
 	for _, a := range m.atoms {
 		for _, b := range born {
-			if a.classes.has(b.parent.id) {
-				a.classes.set(b.child.id)
-			}
+			a.inherit(b.parent, b.child)
 		}
 	}
 	for _, b := range born {
@@ -208,9 +231,9 @@ func (m *Matrix) reclassify(widened map[string]struct{}, newPorts bool) {
 // birth is a class that came off another.
 type birth struct{ parent, child *class }
 
-func hasAny(labels map[string]string, keys map[string]struct{}) bool {
+func (m *Matrix) hasAny(e *model.Endpoint, keys map[string]struct{}) bool {
 	for k := range keys {
-		if _, ok := labels[k]; ok {
+		if _, ok := m.label(e, k); ok {
 			return true
 		}
 	}
@@ -382,12 +405,7 @@ func (m *Matrix) setEndpoint(pod *model.Endpoint) {
 func (m *Matrix) foundClass(key string, pod *model.Endpoint) *class {
 	c := m.newClass(key, pod)
 	for _, a := range m.atoms {
-		for i := range a.selectors {
-			if m.selects(a.selectors[i], c) {
-				a.classes.set(c.id)
-				break
-			}
-		}
+		m.selectFor(a, c)
 	}
 	for _, p := range m.policies {
 		if m.selects(&p.Subject, c) {
@@ -395,7 +413,23 @@ func (m *Matrix) foundClass(key string, pod *model.Endpoint) *class {
 		}
 	}
 	m.countPorts(c)
+	m.viewFrom(c.labels[nodeLabel])
 	return c
+}
+
+// viewFrom gives the relative rules in force their atoms for a node that may
+// have had no pods.
+func (m *Matrix) viewFrom(node string) {
+	if m.interest[nodeLabel] == nil {
+		return
+	}
+	for _, p := range m.policies {
+		for i := range p.rules[model.Egress] {
+			if r := &p.rules[model.Egress][i]; r.views != nil {
+				m.view(p, r, node, m.settle)
+			}
+		}
+	}
 }
 
 // sweep drops classes without pods once they are many; until then a pod that

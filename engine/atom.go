@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"net/netip"
 	"slices"
 	"strconv"
 
@@ -24,8 +23,10 @@ type atom struct {
 	key       string
 	refs      int
 	any       bool
-	selectors []*model.EndpointSelector
-	blocks    []*model.IPBlock
+	selectors []*model.EndpointSelector // of peers that are pods by labels
+	blocks    []*model.IPBlock          // of peers that are a prefix
+	peers     []peer                    // all others
+	picked    []*picked                 // in peers
 	base      *atom
 	port      named
 	number    uint16
@@ -34,22 +35,23 @@ type atom struct {
 }
 
 // internAtom finds or makes the atom of a rule's peers and takes a reference.
-func (m *Matrix) internAtom(r *model.Rule) (a *atom, added bool) {
-	key := peersKey(m.keyBuf[:0], r)
+func (m *Matrix) internAtom(r *rule, peers []peer) (a *atom, added bool) {
+	key := peersKey(m.keyBuf[:0], r, peers)
 	m.keyBuf = key
 	if a := m.atomByKey[string(key)]; a != nil {
 		a.refs++
 		return a, false
 	}
-	a = &atom{key: string(key), refs: 1, any: r.AnyPeer}
-	for i := range r.Peers {
-		p := &r.Peers[i]
+	a = &atom{key: string(key), refs: 1, any: r.any, peers: peers}
+	for _, p := range r.direct {
 		if p.Pods != nil {
 			a.selectors = append(a.selectors, p.Pods)
-		}
-		if p.Block != nil {
+		} else {
 			a.blocks = append(a.blocks, p.Block)
 		}
+	}
+	for i := range peers {
+		peers[i].eachPicked(func(p *picked) { a.picked = append(a.picked, p) })
 	}
 	m.addAtom(a)
 	return a, true
@@ -82,21 +84,20 @@ func (m *Matrix) releaseAtom(a *atom) {
 	}
 }
 
-func peersKey(b []byte, r *model.Rule) []byte {
-	if r.AnyPeer {
+func peersKey(b []byte, r *rule, peers []peer) []byte {
+	if r.any {
 		return append(b, '*')
 	}
-	for i := range r.Peers {
+	for _, p := range r.direct {
 		b = append(b, '/')
-		if p := r.Peers[i].Pods; p != nil {
-			b = p.AppendKey(append(b, 'p'))
+		if p.Pods != nil {
+			b = p.Pods.AppendKey(append(b, 'p'))
+		} else {
+			b = appendBlock(b, p.Block)
 		}
-		if p := r.Peers[i].Block; p != nil {
-			b = p.CIDR.AppendTo(append(b, 'b'))
-			for _, e := range p.Except {
-				b = e.AppendTo(append(b, '-'))
-			}
-		}
+	}
+	for i := range peers {
+		b = peers[i].appendKey(append(b, '+'))
 	}
 	return b
 }
@@ -120,15 +121,23 @@ func restrictedKey(base *atom, n named, number uint16) string {
 }
 
 // has says whether the unit's addresses satisfy the atom.
-func (a *atom) has(u *unit) bool {
+func (m *Matrix) has(a *atom, u *unit) bool {
 	if a.base != nil {
 		if u.class == nil {
 			return false
 		}
 		number, ok := u.class.namedPort(a.port)
-		return ok && number == a.number && a.base.has(u)
+		return ok && number == a.number && m.has(a.base, u)
 	}
-	return a.any || u.class != nil && a.classes.has(u.class.id) || a.coversNode(u.node)
+	if a.any || u.class != nil && a.classes.has(u.class.id) || a.coversNode(u.node) {
+		return true
+	}
+	for i := range a.peers {
+		if m.matches(&a.peers[i], u) {
+			return true
+		}
+	}
+	return false
 }
 
 func (a *atom) coversNode(n *prefixNode) bool {
@@ -140,18 +149,45 @@ func (a *atom) coversNode(n *prefixNode) bool {
 	return false
 }
 
-// prefixesOf lists every prefix that the atom's blocks name.
-func (a *atom) prefixesOf(out []netip.Prefix) []netip.Prefix {
-	for i := range a.blocks {
-		out = append(append(out, a.blocks[i].CIDR), a.blocks[i].Except...)
-	}
-	return out
-}
-
 // selectAtom computes which classes the atom's selectors select.
 func (m *Matrix) selectAtom(a *atom) {
 	for i := range a.selectors {
 		a.classes.or(m.selectClasses(a.selectors[i]))
+	}
+	for _, p := range a.picked {
+		p.classes.or(m.selectClasses(p.selector))
+	}
+}
+
+// selectFor sees which of the atom's selectors select a class that is new.
+func (m *Matrix) selectFor(a *atom, c *class) {
+	if slices.ContainsFunc(a.selectors, func(s *model.EndpointSelector) bool { return m.selects(s, c) }) {
+		a.classes.set(c.id)
+	}
+	for _, p := range a.picked {
+		if m.selects(p.selector, c) {
+			p.classes.set(c.id)
+		}
+	}
+}
+
+// forget takes the class, whose number another one may get, out of the atom.
+func (a *atom) forget(c *class) {
+	a.classes.clear(c.id)
+	for _, p := range a.picked {
+		p.classes.clear(c.id)
+	}
+}
+
+// inherit has the child be to the atom what its parent is.
+func (a *atom) inherit(parent, child *class) {
+	if a.classes.has(parent.id) {
+		a.classes.set(child.id)
+	}
+	for _, p := range a.picked {
+		if p.classes.has(parent.id) {
+			p.classes.set(child.id)
+		}
 	}
 }
 
@@ -163,12 +199,37 @@ func (m *Matrix) members(a *atom, out []*unit) []*unit {
 	case a.base != nil:
 		first := len(out)
 		out = m.members(a.base, out)
-		kept := slices.DeleteFunc(out[first:], func(u *unit) bool { return !a.has(u) })
+		kept := slices.DeleteFunc(out[first:], func(u *unit) bool { return !m.has(a, u) })
 		return out[:first+len(kept)]
+	case len(a.peers) > 0:
+		return m.membersByPeer(a, out)
 	case len(a.blocks) > 0:
 		return m.membersByBlock(a, out)
 	}
 	a.classes.each(func(i int) { out = append(out, m.classes[i].units...) })
+	return out
+}
+
+// membersByPeer lists the units of an atom that has peers which ask more than
+// one thing, each once.
+func (m *Matrix) membersByPeer(a *atom, out []*unit) []*unit {
+	seen := map[*unit]struct{}{}
+	add := func(u *unit) {
+		if _, ok := seen[u]; !ok {
+			seen[u] = struct{}{}
+			out = append(out, u)
+		}
+	}
+	for _, u := range m.membersByBlock(a, nil) {
+		add(u)
+	}
+	for i := range a.peers {
+		m.candidates(&a.peers[i], func(u *unit) {
+			if m.matches(&a.peers[i], u) {
+				add(u)
+			}
+		})
+	}
 	return out
 }
 

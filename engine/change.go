@@ -42,8 +42,50 @@ func Between(before, after *model.Cluster) Change {
 		}
 	}
 	ch.Namespaces, ch.Nodes = after.Namespaces, after.Nodes
+	between(before, after, &ch)
 	if !slices.Equal(before.PodRanges, after.PodRanges) {
 		ch.PodRanges = &after.PodRanges
 	}
 	return ch
+}
+
+// between adds what changed of what policies refer to.
+func between(before, after *model.Cluster, ch *Change) {
+	ch.Accounts, ch.Tiers = after.Accounts, after.Tiers
+	accounts, tiers := map[string]bool{}, map[string]bool{}
+	for i := range after.Accounts {
+		accounts[after.Accounts[i].Key()] = true
+	}
+	for _, a := range before.Accounts {
+		if !accounts[a.Key()] {
+			ch.Accounts = append(slices.Clip(ch.Accounts), model.ServiceAccount{Namespace: a.Namespace, Name: a.Name})
+		}
+	}
+	for _, t := range after.Tiers {
+		tiers[t.Name] = true
+	}
+	for _, t := range before.Tiers {
+		if !tiers[t.Name] {
+			ch.DeletedTiers = append(ch.DeletedTiers, t.Name)
+		}
+	}
+	sets, services := map[string]bool{}, map[string]bool{}
+	for i := range after.Sets {
+		ch.Sets = append(ch.Sets, &after.Sets[i])
+		sets[after.Sets[i].Key()] = true
+	}
+	for i := range before.Sets {
+		if key := before.Sets[i].Key(); !sets[key] {
+			ch.DeletedSets = append(ch.DeletedSets, key)
+		}
+	}
+	for i := range after.Services {
+		ch.Services = append(ch.Services, &after.Services[i])
+		services[after.Services[i].Key()] = true
+	}
+	for i := range before.Services {
+		if key := before.Services[i].Key(); !services[key] {
+			ch.DeletedServices = append(ch.DeletedServices, key)
+		}
+	}
 }

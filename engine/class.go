@@ -117,20 +117,26 @@ func (m *Matrix) project(key, value string) (projected string, ok bool) {
 // memoKey finds pods of one template without looking at their labels again.
 // It is good only while the templates are alive: for one compilation.
 type memoKey struct {
-	namespace     string
-	labels, ports uintptr
-	nports        int
+	namespace           string
+	labels, ports       uintptr
+	nports              int
+	account, node, name string // if selectors ask for what they decide
 }
 
 func (m *Matrix) memoKeyOf(e *model.Endpoint) memoKey {
-	return memoKey{e.Namespace, reflect.ValueOf(e.Labels).Pointer(), reflect.ValueOf(e.Ports).Pointer(), len(e.Ports)}
+	k := memoKey{namespace: e.Namespace, labels: reflect.ValueOf(e.Labels).Pointer(), ports: reflect.ValueOf(e.Ports).Pointer(), nports: len(e.Ports)}
+	if len(m.labelKeys) == 0 || m.labelKeys[0] > string(model.Implied+1) { // none of the implied ones
+		return k
+	}
+	k.account, k.node, k.name = e.ServiceAccount, e.Node, e.Name
+	return k
 }
 
 // classKey encodes what the selectors in force see of a pod.
 func (m *Matrix) classKey(b []byte, e *model.Endpoint) []byte {
 	b = appendString(b, e.Namespace)
 	for _, k := range m.labelKeys {
-		if v, ok := e.Labels[k]; ok {
+		if v, ok := m.label(e, k); ok {
 			if v, ok = m.project(k, v); ok {
 				b = appendString(b, k)
 				b = appendString(b, v)
@@ -155,7 +161,7 @@ func appendString(b []byte, s string) []byte {
 func (m *Matrix) newClass(key string, e *model.Endpoint) *class {
 	c := &class{key: key, namespace: e.Namespace, labels: map[string]string{}}
 	for _, k := range m.labelKeys {
-		if v, ok := e.Labels[k]; ok {
+		if v, ok := m.label(e, k); ok {
 			if v, ok = m.project(k, v); ok {
 				c.labels[k] = v
 			}
@@ -201,7 +207,7 @@ func (m *Matrix) dropClass(c *class) {
 		m.classesByLabel[k][v].clear(c.id)
 	}
 	for _, a := range m.atoms {
-		a.classes.clear(c.id)
+		a.forget(c)
 	}
 	for _, u := range c.units {
 		m.dropUnit(u)

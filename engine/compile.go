@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -16,6 +17,15 @@ type Matrix struct {
 	nodes      map[string]model.Node
 	policies   map[string]*policy
 	podRanges  []netip.Prefix
+
+	// what policies refer to by name or labels
+	clusterName string
+	accounts    map[string]map[string]string // labels, by "namespace/name"
+	tiers       map[string]model.Tier
+	sets        map[string]*model.AddressSet
+	services    map[string]*model.Service
+	watchNodes  bool // some policy tells nodes' addresses from others
+
 	sorted     []*endpoint // by key; nil when stale
 	nextPolicy int
 
@@ -69,6 +79,7 @@ func newMatrix() *Matrix {
 	return &Matrix{
 		endpoints: map[string]*endpoint{}, addresses: map[netip.Addr]owner{}, nodeOf: map[netip.Addr]string{},
 		namespaces: map[string]model.Namespace{}, nodes: map[string]model.Node{}, policies: map[string]*policy{},
+		accounts: map[string]map[string]string{}, tiers: map[string]model.Tier{}, sets: map[string]*model.AddressSet{}, services: map[string]*model.Service{},
 		interest: map[string]*interest{}, numbers: map[named]map[uint16]int{},
 		classByKey: map[string]*class{}, classMemo: map[memoKey]*class{},
 		classesByNamespace: map[string]*bitset{}, classesByLabel: map[string]map[string]*bitset{}, namespaceMemo: map[string]bitset{},
@@ -86,11 +97,21 @@ func Compile(c *model.Cluster) *Matrix {
 		m.namespaces[ns.Name] = ns
 	}
 	for _, n := range c.Nodes {
-		m.setNode(n)
+		m.nameNode(n)
 	}
+	m.setReferences(c)
 	policies := m.notePolicies(c.Policies)
 	m.classify(c.Endpoints)
-	m.setPrefixes(append(policyPrefixes(c.Policies), c.PodRanges...))
+	prefixes := append(m.prefixesOf(policies), c.PodRanges...)
+	if m.watchNodes {
+		for a := range m.nodeOf {
+			prefixes = append(prefixes, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	m.setPrefixes(prefixes)
+	if m.watchNodes {
+		m.markNodes()
+	}
 	m.placeUnits()
 	m.compileAtoms(policies)
 	for _, p := range policies {
@@ -107,7 +128,24 @@ type owner struct {
 	unit     *unit
 }
 
-func (m *Matrix) setNode(n model.Node) {
+// setReferences takes over what policies refer to.
+func (m *Matrix) setReferences(c *model.Cluster) {
+	m.clusterName = cmp.Or(c.Name, "default")
+	for _, a := range c.Accounts {
+		m.accounts[a.Key()] = a.Labels
+	}
+	for _, t := range append(slices.Clone(c.Tiers), model.ReservedTiers()...) {
+		m.tiers[t.Name] = t
+	}
+	for i := range c.Sets {
+		m.sets[c.Sets[i].Key()] = &c.Sets[i]
+	}
+	for i := range c.Services {
+		m.services[c.Services[i].Key()] = &c.Services[i]
+	}
+}
+
+func (m *Matrix) nameNode(n model.Node) {
 	for _, a := range m.nodes[n.Name].IPs {
 		if m.nodeOf[a] == n.Name { // it may have moved to another node
 			delete(m.nodeOf, a)
@@ -133,18 +171,25 @@ func (m *Matrix) notePolicies(policies []*model.Policy) []*policy {
 	return out
 }
 
-func policyPrefixes(policies []*model.Policy) []netip.Prefix {
+// prefixesOf lists every prefix that the policies name.
+func (m *Matrix) prefixesOf(policies []*policy) []netip.Prefix {
 	var out []netip.Prefix
+	add := func(b *model.IPBlock) { out = append(append(out, b.CIDR), b.Except...) }
 	for _, p := range policies {
-		for _, d := range []model.Direction{model.Ingress, model.Egress} {
-			s := p.Section(d)
-			if s == nil {
-				continue
-			}
-			for i := range s.Rules {
-				for _, peer := range s.Rules[i].Peers {
+		for d := range p.rules {
+			for i := range p.rules[d] {
+				r := &p.rules[d][i]
+				for _, peer := range r.direct {
 					if peer.Block != nil {
-						out = append(append(out, peer.Block.CIDR), peer.Block.Except...)
+						add(peer.Block)
+					}
+				}
+				for j := range r.peers {
+					r.peers[j].eachBlock(add)
+				}
+				for _, peer := range r.relative {
+					for _, x := range m.resolve(peer, "") {
+						x.eachBlock(add)
 					}
 				}
 			}
@@ -262,7 +307,14 @@ func (m *Matrix) internAtoms(p *policy, added func(*atom)) {
 	for d := range p.rules {
 		for i := range p.rules[d] {
 			r := &p.rules[d][i]
-			a, isNew := m.internAtom(r.Rule)
+			if r.relative != nil {
+				r.views = map[string]*atom{}
+				for node := range m.classesByLabel[nodeLabel] {
+					m.view(p, r, node, added)
+				}
+				continue
+			}
+			a, isNew := m.internAtom(r, r.peers)
 			r.atom = a
 			p.atoms = append(p.atoms, a)
 			if isNew {
@@ -276,6 +328,23 @@ func (m *Matrix) internAtoms(p *policy, added func(*atom)) {
 				}
 			}
 		}
+	}
+}
+
+// view gives a relative rule its atom for subjects on the node.
+func (m *Matrix) view(p *policy, r *rule, node string, added func(*atom)) {
+	if r.views[node] != nil {
+		return
+	}
+	var peers []peer
+	for _, x := range r.relative {
+		peers = append(peers, m.resolve(x, node)...)
+	}
+	a, isNew := m.internAtom(r, peers)
+	r.views[node] = a
+	p.atoms = append(p.atoms, a)
+	if isNew {
+		added(a)
 	}
 }
 

@@ -17,12 +17,13 @@ import (
 // addresses and ports at the edges of blocks and ranges.
 type chaos struct {
 	*rand.Rand
-	tiers bool // also tiers, Deny, Pass, Log and ordered sections
-	next  int
+	tiers   bool // also tiers, Deny, Pass, Log and ordered sections
+	vendors bool // also what only the policies of vendors can say
+	next    int
 }
 
 func newChaos(seed uint64) *chaos {
-	return &chaos{Rand: rand.New(rand.NewPCG(seed, 1)), tiers: seed%3 == 0}
+	return &chaos{Rand: rand.New(rand.NewPCG(seed, 1)), tiers: seed%3 != 1, vendors: seed%3 == 2}
 }
 
 func pick[T any](c *chaos, list ...T) T { return list[c.IntN(len(list))] }
@@ -39,6 +40,9 @@ func (c *chaos) labels() map[string]string {
 
 func (c *chaos) selector(depth int) model.Selector {
 	s := model.Selector{Key: pick(c, "a", "b", "c")}
+	if c.vendors && c.IntN(4) == 0 {
+		return c.implied()
+	}
 	switch n := c.IntN(12); {
 	case n < 2:
 		return model.Selector{}
@@ -62,6 +66,28 @@ func (c *chaos) selector(depth int) model.Selector {
 	return s
 }
 
+// implied asks for something that is no label of the pod's own.
+func (c *chaos) implied() model.Selector {
+	s := model.Selector{Op: pick(c, model.SelectIn, model.SelectNotIn), Values: []string{pick(c, "1", "2", "12")}}
+	switch c.IntN(7) {
+	case 0:
+		s.Key, s.Values = model.ClusterName, []string{pick(c, "default", "other")}
+	case 1:
+		s.Key, s.Values = model.NamespaceName, []string{c.namespace()}
+	case 2:
+		s.Key = model.NamespaceLabels + pick(c, "a", "b")
+	case 3:
+		s.Key, s.Values = model.AccountName, []string{pick(c, "robot", "default")}
+	case 4:
+		s.Key = model.AccountLabels + pick(c, "a", "b")
+	case 5:
+		s.Key, s.Values = model.PodName, []string{"p" + strconv.Itoa(1+c.IntN(8))}
+	case 6:
+		return model.Selector{Op: pick(c, model.SelectExists, model.SelectNotExists), Key: model.InPrefix + pick(c, "10.244.0.0/30", "10.244.0.4/31", "0.0.0.0/0")}
+	}
+	return s
+}
+
 func (c *chaos) namespace() string { return pick(c, "x", "y", "z") }
 
 func (c *chaos) addr() netip.Addr {
@@ -75,6 +101,7 @@ func (c *chaos) pod() model.Endpoint {
 		Workload: model.Workload{Kind: "Pod", Name: "p" + strconv.Itoa(c.next)},
 		IPs:      []netip.Addr{netip.AddrFrom4([4]byte{10, 244, byte(c.next / 200 % 2), byte(1 + c.next%200)})},
 	}
+	e.ServiceAccount = pick(c, "default", "robot")
 	for _, name := range []string{"http", "dns"} {
 		if c.IntN(2) == 0 {
 			e.Ports = append(e.Ports, model.ContainerPort{Name: name, Protocol: pick(c, model.TCP, model.UDP), Number: pick[uint16](c, 53, 80, 8080)})
@@ -123,9 +150,18 @@ func (c *chaos) rule() model.Rule {
 	if c.tiers {
 		r.Action = pick(c, model.Allow, model.Allow, model.Deny, model.Pass, model.Log)
 	}
+	if c.vendors && c.IntN(6) == 0 && r.Action == model.Allow {
+		r.L7 = &model.L7{Authentication: model.AuthRequired}
+	}
+	if c.vendors && c.IntN(4) == 0 {
+		s := c.endpointSelector()
+		r.Subject = &s
+	}
 	for range c.IntN(4) {
 		switch {
 		case r.AnyPeer:
+		case c.vendors && c.IntN(2) == 0:
+			r.Peers = append(r.Peers, c.vendorPeer(0))
 		case c.IntN(3) == 0:
 			r.Peers = append(r.Peers, model.Peer{Block: c.block()})
 		default:
@@ -139,6 +175,165 @@ func (c *chaos) rule() model.Rule {
 		}
 	}
 	return r
+}
+
+// vendorPeer asks for several things at once.
+func (c *chaos) vendorPeer(depth int) model.Peer {
+	var p model.Peer
+	if c.IntN(3) == 0 {
+		s := c.endpointSelector()
+		p.Pods = &s
+	}
+	if c.IntN(3) == 0 {
+		p.Block = c.block()
+	}
+	if c.IntN(4) == 0 {
+		p.Nodes = &model.NodeSelector{Which: pick(c, model.AnyNode, model.OwnNode, model.OtherNode)}
+		if c.IntN(2) == 0 {
+			p.Nodes.Labels = model.MatchLabels(map[string]string{"a": pick(c, "1", "2")})
+		}
+	}
+	if c.IntN(5) == 0 {
+		p.Sets = &model.SetSelector{Family: pick(c, model.FamilyCalico, model.FamilyCalico, model.FamilyCilium), Namespaced: c.IntN(4) == 0, Global: c.IntN(4) == 0}
+		switch c.IntN(3) {
+		case 0:
+			p.Sets.Name = "s" + strconv.Itoa(c.IntN(3))
+		case 1:
+			p.Sets.Labels = c.selector(1)
+		default:
+			p.Sets.Namespaces = model.MatchLabels(map[string]string{"a": pick(c, "1", "2")})
+		}
+	}
+	if c.IntN(5) == 0 {
+		p.Services = &model.ServiceSelector{Behind: pick(c, model.BehindPods, model.BehindAddresses)}
+		if depth == 0 && c.IntN(3) == 0 {
+			p.Services.Behind = model.BehindPorts
+		}
+		switch c.IntN(3) {
+		case 0:
+			p.Services.Namespace, p.Services.Name = c.namespace(), "v"+strconv.Itoa(c.IntN(2))
+		case 1:
+			p.Services.Labels = model.MatchLabels(map[string]string{"a": pick(c, "1", "2")})
+		default:
+			p.Services.Name = "v0"
+		}
+		if p.Services.Behind == model.BehindPorts && p.Nodes != nil {
+			p.Nodes.Which = model.AnyNode
+		}
+	}
+	if c.IntN(12) == 0 {
+		p.Names = []model.NamePattern{{Text: "a.example"}}
+	}
+	p.Outside = c.IntN(6) == 0
+	for depth < 2 && c.IntN(3) == 0 {
+		not := c.vendorPeer(depth + 1)
+		if p.Services != nil && p.Services.Behind == model.BehindPorts && relative(&not) {
+			continue
+		}
+		p.Not = append(p.Not, not)
+	}
+	return p
+}
+
+func relative(p *model.Peer) bool {
+	for i := range p.Not {
+		if relative(&p.Not[i]) {
+			return true
+		}
+	}
+	return p.Nodes != nil && p.Nodes.Which != model.AnyNode
+}
+
+func (c *chaos) set(i int) model.AddressSet {
+	s := model.AddressSet{
+		Family: pick(c, model.FamilyCalico, model.FamilyCalico, model.FamilyCilium), Namespace: pick(c, "", "x", "y"), Name: "s" + strconv.Itoa(i), Labels: c.labels(),
+		Source: model.Source{Kind: "NetworkSet", Name: "s" + strconv.Itoa(i)},
+	}
+	for range c.IntN(3) {
+		s.Blocks = append(s.Blocks, c.block().CIDR)
+	}
+	return s
+}
+
+func (c *chaos) service(namespace, name string) model.Service {
+	s := model.Service{Namespace: namespace, Name: name, Labels: c.labels()}
+	if c.IntN(2) == 0 {
+		s.Selector = map[string]string{pick(c, "a", "b"): pick(c, "1", "2")}
+	}
+	p := model.ServicePort{Protocol: pick(c, model.TCP, model.UDP)}
+	for range c.IntN(4) {
+		p.Backends = append(p.Backends, model.Backend{IP: netip.MustParseAddr(pick(c, "203.0.113.128", "172.30.0.1", "172.30.9.9", "10.244.0.1", "10.244.0.3", "8.8.8.8")), Port: pick[uint16](c, 53, 80, 8080)})
+	}
+	s.Ports = []model.ServicePort{p}
+	return s
+}
+
+func (c *chaos) tier(name string) model.Tier {
+	return model.Tier{Name: name, Order: pick(c, 100, 5000, 1e6, 2e7), Pass: c.IntN(2) == 0}
+}
+
+func (c *chaos) account(name string) model.ServiceAccount {
+	return model.ServiceAccount{Namespace: name, Name: "robot", Labels: c.labels()}
+}
+
+// references are what policies refer to.
+func (c *chaos) references(out *model.Cluster) {
+	out.Name = pick(c, "", "other")
+	for i := range 3 {
+		out.Sets = append(out.Sets, c.set(i))
+	}
+	for _, n := range []string{"x", "y"} {
+		out.Accounts = append(out.Accounts, c.account(n))
+		out.Services = append(out.Services, c.service(n, "v0"), c.service(n, "v1"))
+	}
+	out.Tiers = append(out.Tiers, c.tier("mine"))
+	for i := range out.Nodes {
+		out.Nodes[i].Labels = c.labels()
+	}
+}
+
+// changeReferences changes one thing that policies refer to.
+func (c *chaos) changeReferences(cl, out *model.Cluster) {
+	out.Sets, out.Accounts = append([]model.AddressSet(nil), cl.Sets...), append([]model.ServiceAccount(nil), cl.Accounts...)
+	out.Services, out.Tiers = append([]model.Service(nil), cl.Services...), append([]model.Tier(nil), cl.Tiers...)
+	out.Nodes = append([]model.Node(nil), cl.Nodes...)
+	switch c.IntN(6) {
+	case 0:
+		if i := c.IntN(4); i < len(out.Sets) {
+			was := out.Sets[i]
+			out.Sets[i] = c.set(i)
+			out.Sets[i].Name, out.Sets[i].Source = was.Name, was.Source
+			out.Sets[i].Namespace = was.Namespace
+		} else if len(out.Sets) > 0 {
+			out.Sets = out.Sets[1:]
+		}
+	case 1:
+		i := c.IntN(len(out.Accounts))
+		out.Accounts[i] = c.account(out.Accounts[i].Namespace)
+	case 2:
+		if len(out.Services) > 0 {
+			i := c.IntN(len(out.Services))
+			out.Services[i] = c.service(out.Services[i].Namespace, out.Services[i].Name)
+			if c.IntN(4) == 0 {
+				out.Services = append(out.Services[:i:i], out.Services[i+1:]...)
+			}
+		}
+	case 3:
+		out.Tiers = nil
+		if c.IntN(4) > 0 {
+			out.Tiers = append(out.Tiers, c.tier("mine"))
+		}
+	case 4:
+		i := c.IntN(len(out.Nodes))
+		out.Nodes[i].Labels = c.labels()
+	case 5:
+		i := c.IntN(len(out.Nodes))
+		a := nodeAddr(out.Nodes[i].Name)
+		if c.IntN(2) == 0 {
+			a = netip.MustParseAddr("172.30.9." + strconv.Itoa(9+i))
+		}
+		out.Nodes[i].IPs = []netip.Addr{a}
+	}
 }
 
 func (c *chaos) endpointSelector() model.EndpointSelector {
@@ -161,6 +356,13 @@ func (c *chaos) policy() *model.Policy {
 		p.Tier, p.Order = pick(c, model.TierAdmin, model.TierDefault, model.TierBaseline, "mine"), float64(c.IntN(3))
 		p.Staged = c.IntN(8) == 0
 	}
+	if c.vendors {
+		p.Family = pick(c, model.FamilyKubernetes, model.FamilyCluster, model.FamilyCalico, model.FamilyCalico, model.FamilyCilium, model.FamilyCilium)
+		p.Source.Kind = "Policy" + strconv.Itoa(int(p.Family))
+		if p.Family == model.FamilyCalico && c.IntN(8) == 0 {
+			p.Tier = model.TierProfiles
+		}
+	}
 	for _, s := range []**model.Section{&p.Ingress, &p.Egress} {
 		if c.IntN(3) == 0 {
 			continue
@@ -180,6 +382,9 @@ func (c *chaos) cluster() *model.Cluster {
 	}
 	for _, n := range []string{"x", "y"} { // z is declared by nobody
 		out.Namespaces = append(out.Namespaces, c.namespaceObject(n))
+	}
+	if c.vendors {
+		c.references(out)
 	}
 	for range 3 + c.IntN(8) {
 		out.Endpoints = append(out.Endpoints, c.pod())
@@ -219,12 +424,65 @@ func compareWithReference(c *chaos, cl *model.Cluster, m *engine.Matrix, flows i
 		dst, rdst := c.party(cl)
 		key := c.key()
 		got, want := m.Verdict(src, dst, key), reference.Judge(cl, rsrc, rdst, key)
-		if got.Allowed != want.Allowed || got.Egress.Allowed != want.Egress || got.Ingress.Allowed != want.Ingress {
+		if got.Allowed != want.Allowed || said(got.Egress) != want.Egress || said(got.Ingress) != want.Ingress {
 			return fmt.Errorf("%v to %v on %v: engine egress %v (%s) ingress %v (%s), reference %+v", name(rsrc), name(rdst), key,
 				got.Egress.Allowed, got.Egress.Reason, got.Ingress.Allowed, got.Ingress.Reason, want)
 		}
+		if staged := reference.JudgeStaged(cl, rsrc, rdst, key); shadow(m, src, dst, model.Egress, key, want.Egress) != (staged.Egress == reference.Open) ||
+			shadow(m, dst, src, model.Ingress, key, want.Ingress) != (staged.Ingress == reference.Open) {
+			return fmt.Errorf("%v to %v on %v: shadow plane differs from reference %+v", name(rsrc), name(rdst), key, staged)
+		}
+		if err := checkStages(m, src, dst, key, got); err != nil {
+			return fmt.Errorf("%v to %v on %v: %w", name(rsrc), name(rdst), key, err)
+		}
 		if m.Connections(src, dst).Contains(key) != want.Allowed {
 			return fmt.Errorf("%v to %v on %v: Connections is %v, reference %v", name(rsrc), name(rdst), key, m.Connections(src, dst), want.Allowed)
+		}
+	}
+	return nil
+}
+
+func said(d engine.Door) reference.Said {
+	switch {
+	case d.Allowed:
+		return reference.Open
+	case d.Reason == engine.ByCondition:
+		return reference.Conditional
+	}
+	return reference.Shut
+}
+
+// shadow is what the gate's shadow plane says, and without a gate what is enforced.
+func shadow(m *engine.Matrix, subject, peer engine.Party, d model.Direction, key model.PortKey, enforced reference.Said) bool {
+	if subject.Endpoint == nil || subject.Endpoint.HostNetwork || subject == peer {
+		return enforced == reference.Open
+	}
+	v := m.Verdict(subject, peer, key).Egress
+	if d == model.Ingress {
+		v = m.Verdict(peer, subject, key).Ingress
+	}
+	g := m.Gate(subject.Endpoint.Key(), d)
+	if g == nil || v.Reason == engine.OwnNode || v.Reason == engine.UnknownPeer || v.Reason == engine.SamePod {
+		return enforced == reference.Open
+	}
+	at := peer.Addr
+	return g.At(key).Shadow.Has(m.AddressIdentity(at))
+}
+
+// checkStages has the tiers' walk come to the verdict.
+func checkStages(m *engine.Matrix, src, dst engine.Party, key model.PortKey, v engine.Verdict) error {
+	for _, door := range []engine.Door{v.Egress, v.Ingress} {
+		open := reference.Open
+		for _, s := range m.Stages(src, dst, key, door.Direction) {
+			switch s.Said {
+			case engine.SaidDeny, engine.EndDeny:
+				open = min(open, reference.Shut)
+			case engine.SaidAllowL7:
+				open = min(open, reference.Conditional)
+			}
+		}
+		if door.Policies != nil && door.Reason != engine.UnknownPeer && open != said(door) {
+			return fmt.Errorf("%v: the stages say %v, the door %v", door.Direction, open, said(door))
 		}
 	}
 	return nil
@@ -295,7 +553,9 @@ func (c *chaos) mutate(cl *model.Cluster) *model.Cluster {
 	out.Policies = append([]*model.Policy(nil), cl.Policies...)
 	out.Namespaces = append([]model.Namespace(nil), cl.Namespaces...)
 	for range 1 + c.IntN(3) {
-		switch n := c.IntN(10); {
+		switch n := c.IntN(12); {
+		case n > 9 && c.vendors:
+			c.changeReferences(&out, &out)
 		case n == 9:
 			ranges := []string{"10.244.0.0/16", "10.244.0.0/24", "10.244.0.0/30", "0.0.0.0/0", "10.244.1.0/24", "10.244.2.0/23"}
 			out.PodRanges = nil
@@ -322,6 +582,13 @@ func (c *chaos) mutate(cl *model.Cluster) *model.Cluster {
 		case n == 8:
 			i := c.IntN(len(out.Namespaces))
 			out.Namespaces[i] = c.namespaceObject(out.Namespaces[i].Name)
+		}
+	}
+	for i := range out.Endpoints { // a node's addresses are those of its hostNetwork pods
+		for _, n := range out.Nodes {
+			if e := &out.Endpoints[i]; e.HostNetwork && e.Node == n.Name {
+				e.IPs = n.IPs
+			}
 		}
 	}
 	return &out

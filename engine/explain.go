@@ -49,7 +49,7 @@ func (m *Matrix) Misses(src, dst Party, key model.PortKey, d model.Direction) []
 	if door.Allowed || door.Reason != DefaultDeny || subject.Endpoint == nil {
 		return nil
 	}
-	c := connection{m: m, peer: m.known(peer), dst: m.known(dst), key: key}
+	c := connection{m: m, subject: subject.Endpoint, peer: m.known(peer), dst: m.known(dst), key: key}
 	var out []Miss
 	for _, p := range door.Policies {
 		s := p.Section(d)
@@ -92,6 +92,7 @@ func (m Miss) distance() int {
 // connection is what rules are held against.
 type connection struct {
 	m         *Matrix
+	subject   *model.Endpoint
 	peer, dst Party
 	key       model.PortKey
 }
@@ -148,7 +149,7 @@ func (c *connection) subjectMiss(p *model.Policy, subject *model.Endpoint, d mod
 	if s == nil || p.Staged || p.Subject.Namespace != subject.Namespace {
 		return Miss{}, false
 	}
-	fails := labelFails("podSelector", p.Subject.Pods, subject.Labels, "this pod")
+	fails := labelFails("podSelector", p.Subject.Pods, c.m.labelsOf(subject), "this pod")
 	if len(fails) != 1 || !slices.ContainsFunc(s.Rules, func(r model.Rule) bool { return r.Action == model.Allow && c.matches(&r) }) {
 		return Miss{}, false
 	}
@@ -159,10 +160,58 @@ func (c *connection) matches(r *model.Rule) bool {
 	return len(c.portFails(r)) == 0 && (r.AnyPeer || slices.ContainsFunc(r.Peers, func(p model.Peer) bool { return len(c.peerFails(&p)) == 0 }))
 }
 
+// peerFails lists what the peer wants and does not find.
 func (c *connection) peerFails(p *model.Peer) []Fail {
-	if p.Block != nil {
-		return blockFails(p.Block, c.peer.Addr)
+	var out []Fail
+	if p.Pods != nil {
+		out = c.podFails(p.Pods)
 	}
+	if p.Block != nil {
+		out = append(out, blockFails(p.Block, c.peer.Addr)...)
+	}
+	if isDirect(p) {
+		return out
+	}
+	part := *p // what the two above have not judged
+	part.Pods, part.Block, part.Not = nil, nil, nil
+	if !c.satisfies(&part) {
+		out = append(out, Fail{Field: "peer", Wants: part.String(), Has: "this is " + c.peerName(), far: 1})
+	}
+	for i := range p.Not {
+		if c.satisfies(&p.Not[i]) {
+			out = append(out, Fail{Field: "peer", Wants: "not " + p.Not[i].String(), Has: "this is " + c.peerName()})
+		}
+	}
+	return out
+}
+
+// satisfies says whether the connection's other end is one of the peer's. A
+// selector that no policy in force has need not be known to its class.
+func (c *connection) satisfies(p *model.Peer) bool {
+	u := c.m.end(c.peer).unit
+	if u == nil {
+		return false
+	}
+	for _, x := range c.m.resolve(p, c.subject.Node) {
+		x.eachPicked(func(p *picked) { p.classes = slices.Clone(c.m.selectClasses(p.selector)) })
+		if c.m.matches(&x, u) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *connection) peerName() string {
+	if e := c.peer.Endpoint; e != nil {
+		return "pod " + e.Key()
+	}
+	if c.peer.Node != "" {
+		return "node " + c.peer.Node
+	}
+	return c.peer.Addr.String()
+}
+
+func (c *connection) podFails(s *model.EndpointSelector) []Fail {
 	e := c.peer.Endpoint
 	switch {
 	case e == nil:
@@ -171,11 +220,12 @@ func (c *connection) peerFails(p *model.Peer) []Fail {
 		return []Fail{{Field: "podSelector", Wants: "a pod with an address of its own", Has: "this pod is on its node's network"}}
 	}
 	var out []Fail
-	if p.Pods.Namespace != "" && p.Pods.Namespace != e.Namespace {
-		out = append(out, Fail{Field: "namespace", Wants: p.Pods.Namespace + " since there is no namespaceSelector", Has: "this pod is in " + e.Namespace})
+	if s.Namespace != "" && s.Namespace != e.Namespace {
+		out = append(out, Fail{Field: "namespace", Wants: s.Namespace + " since there is no namespaceSelector", Has: "this pod is in " + e.Namespace})
 	}
-	out = append(out, labelFails("namespaceSelector", p.Pods.Namespaces, c.m.namespaceLabels(e.Namespace), "namespace "+e.Namespace)...)
-	return append(out, labelFails("podSelector", p.Pods.Pods, e.Labels, "this pod")...)
+	labels := c.m.namespaceLabels(e.Namespace)
+	out = append(out, labelFails("namespaceSelector", s.Namespaces, func(k string) (string, bool) { v, ok := labels[k]; return v, ok }, "namespace "+e.Namespace)...)
+	return append(out, labelFails("podSelector", s.Pods, c.m.labelsOf(e), "this pod")...)
 }
 
 func blockFails(b *model.IPBlock, a netip.Addr) []Fail {
@@ -191,27 +241,27 @@ func blockFails(b *model.IPBlock, a netip.Addr) []Fail {
 }
 
 // labelFails lists the requirements that the labels do not meet.
-func labelFails(field string, s model.Selector, labels map[string]string, who string) []Fail {
+func labelFails(field string, s model.Selector, label func(string) (string, bool), who string) []Fail {
 	if s.Op != model.SelectAnd {
-		if s.Matches(labels) {
+		if s.Match(label) {
 			return nil
 		}
-		return []Fail{{Field: field, Wants: s.String(), Has: who + " has " + having(s, labels)}}
+		return []Fail{{Field: field, Wants: s.String(), Has: who + " has " + having(s, label)}}
 	}
 	var out []Fail
 	for _, a := range s.Args {
-		out = append(out, labelFails(field, a, labels, who)...)
+		out = append(out, labelFails(field, a, label, who)...)
 	}
 	return out
 }
 
 // having are the labels that the selector looks at, as they are.
-func having(s model.Selector, labels map[string]string) string {
+func having(s model.Selector, label func(string) (string, bool)) string {
 	set := map[string]struct{}{}
 	s.Keys(set)
 	var out []string
 	for k := range set {
-		if v, ok := labels[k]; ok {
+		if v, ok := label(k); ok {
 			out = append(out, k+"="+v)
 		} else {
 			out = append(out, "no label "+k)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"slices"
+	"strconv"
 
 	"github.com/sallyport-dev/sallyport/model"
 )
@@ -60,7 +61,13 @@ func (m *Matrix) gateKey(c *class, d model.Direction) string {
 	b := append(m.keyBuf[:0], byte(d))
 	for _, p := range c.policies[d] {
 		b = binary.AppendUvarint(b, uint64(p.id))
+		if p.relative {
+			b = appendString(b, c.labels[nodeLabel])
+		}
 		for i := range p.rules[d] {
+			if s := p.rules[d][i].Subject; s != nil {
+				b = strconv.AppendBool(b, m.selects(s, c))
+			}
 			for _, n := range p.rules[d][i].named {
 				if d == model.Ingress {
 					number, _ := c.namedPort(n)
@@ -88,13 +95,13 @@ type match struct {
 // fill computes the gate's ranges for subjects of the class.
 func (m *Matrix) fill(g *Gate, c *class) {
 	enforced := steps(c.policies[g.Direction], g.Direction, false)
-	matches := m.matches(m.matchBuf[:0], g, c, enforced)
+	matches := m.matchesOf(m.matchBuf[:0], g, c, enforced)
 	m.matchBuf = matches
 	shadow, shadowMatches := enforced, matches
 	staged := slices.ContainsFunc(g.Policies, func(p *model.Policy) bool { return p.Staged })
 	if staged {
 		shadow = steps(c.policies[g.Direction], g.Direction, true)
-		shadowMatches = m.matches(nil, g, c, shadow)
+		shadowMatches = m.matchesOf(nil, g, c, shadow)
 	}
 	m.boundaries = boundaries(m.boundaries[:0], matches, shadowMatches)
 	g.Ranges, g.rows = make([]Range, 0, len(m.boundaries)), make([]*rowSet, 0, len(m.boundaries))
@@ -136,16 +143,20 @@ func boundaries(out []model.PortKey, lists ...[]match) []model.PortKey {
 	return slices.Compact(out)
 }
 
-// matches resolves the rules of the steps for subjects of the class: by step,
+// matchesOf resolves the rules of the steps for subjects of the class: by step,
 // and within a step by atom.
-func (m *Matrix) matches(out []match, g *Gate, c *class, steps []step) []match {
+func (m *Matrix) matchesOf(out []match, g *Gate, c *class, steps []step) []match {
 	for i, s := range steps {
 		for _, r := range s.rules {
+			a := r.rule.atomFor(c)
+			if a == nil || r.rule.Subject != nil && !m.selects(r.rule.Subject, c) {
+				continue
+			}
 			for _, iv := range r.rule.intervals {
-				out = append(out, match{i, r.rule.atom, iv})
+				out = append(out, match{i, a, iv})
 			}
 			for _, n := range r.rule.named {
-				out = m.namedMatches(out, g, c, i, r.rule.atom, n)
+				out = m.namedMatches(out, g, c, i, a, n)
 			}
 		}
 	}
@@ -192,7 +203,7 @@ type expression struct {
 func (x *expression) at(key model.PortKey, steps []step, matches []match) []term {
 	x.terms, x.atoms = x.terms[:0], x.atoms[:0]
 	for n, s := range steps {
-		if s.op == termTierDeny || s.op == termTierPass {
+		if s.op == termTierDeny || s.op == termTierPass || s.op == termAnd {
 			x.terms = append(x.terms, term{op: s.op})
 			continue
 		}

@@ -163,7 +163,7 @@ func (m *Matrix) identify(u *unit) {
 	satisfied := make([]bool, len(m.atoms))
 	candidates := slices.Clone(m.liveIdentities)
 	for i, a := range m.atoms {
-		if satisfied[i] = a.has(u); satisfied[i] {
+		if satisfied[i] = m.has(a, u); satisfied[i] {
 			candidates.and(a.ids)
 		}
 	}
@@ -180,6 +180,17 @@ func (m *Matrix) identify(u *unit) {
 		(*bitset)(&r.Bits).put(int(id), r.passes(int(id)))
 	}
 	m.join(u, id)
+}
+
+// reidentify finds the unit's identity anew, after what policies see of it
+// changed, unless every atom says of it what it said.
+func (m *Matrix) reidentify(u *unit) {
+	if !slices.ContainsFunc(m.atoms, func(a *atom) bool { return m.has(a, u) != a.ids.has(int(u.identity)) }) {
+		return
+	}
+	m.leave(u)
+	m.identify(u)
+	m.noteMove(u)
 }
 
 // few are as many identities as are looked at one by one.

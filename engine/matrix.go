@@ -109,9 +109,35 @@ const (
 	OwnNode     Reason = "own-node"     // a pod's own node always reaches it
 	NotIsolated Reason = "not-isolated" // no policy governs this door
 	ByRule      Reason = "rule"         // Rule of Policy decided
+	ByCondition Reason = "conditional"  // Rule of Policy allows it under conditions that only a proxy can check
 	DefaultDeny Reason = "default-deny" // Policies isolate and no rule allows
 	UnknownPeer Reason = "unknown-peer" // the other end is an address in a pod range that nobody has
 )
+
+// Said is what a tier says about a connection.
+type Said string
+
+// What a tier can say. A stage that passes leaves the connection to the next.
+const (
+	Undecided   Said = ""
+	SaidAllow   Said = "allow"
+	SaidAllowL7 Said = "allow-conditional"
+	SaidDeny    Said = "deny"
+	SaidPass    Said = "pass"
+	EndDeny     Said = "end-deny" // no rule matched, and the end of the tier denies
+	EndPass     Said = "end-pass" // no rule matched; the next tier decides
+)
+
+// Stage is one tier on a connection's way through a door.
+type Stage struct {
+	Pipeline int // 0, and where both must allow 1: what governs the door as Cilium counts it
+	Tier     string
+	Policies []*model.Policy // of the tier that govern the door
+	Said     Said
+	Policy   *model.Policy // whose rule matched, if one did
+	Rule     *model.Rule
+	Logs     []*model.Rule // that matched before, with action Log
+}
 
 // Door is the verdict of one end of a connection.
 type Door struct {

@@ -13,6 +13,7 @@ type prefixNode struct {
 	prefix   netip.Prefix
 	parent   *prefixNode // nil for the two roots
 	external *unit       // the addresses of the node that are no pod's
+	node     string      // whose address this is; "" for all prefixes but those
 }
 
 var roots = [2]netip.Prefix{

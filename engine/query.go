@@ -204,7 +204,7 @@ func (m *Matrix) Selected(s model.EndpointSelector) []*model.Endpoint {
 	var out []*model.Endpoint
 	for _, e := range m.byKey() {
 		if !e.HostNetwork && (s.Namespace == "" || s.Namespace == e.Namespace) &&
-			s.Namespaces.Matches(m.namespaceLabels(e.Namespace)) && s.Pods.Matches(e.Labels) {
+			s.Namespaces.Matches(m.namespaceLabels(e.Namespace)) && s.Pods.Match(m.labelsOf(e.Endpoint)) {
 			out = append(out, e.Endpoint)
 		}
 	}

@@ -22,6 +22,7 @@ const (
 	termLog                    // reported; stays undecided
 	termTierDeny               // end of a tier: whoever did not pass on may not
 	termTierPass               // end of a tier: everybody still undecided goes on
+	termAnd                    // whoever passes what stands before it must pass what follows, too
 )
 
 // plane is which of an expression's results a row holds.
@@ -126,6 +127,9 @@ func (m *Matrix) releaseRows(s *rowSet) {
 // constantRow recognises expressions whose result cannot depend on the
 // identity; it returns nil for all others.
 func constantRow(terms []term, p plane) *Row {
+	if slices.ContainsFunc(terms, func(t term) bool { return t.op == termAnd }) {
+		return nil
+	}
 	for _, t := range terms {
 		switch {
 		case t.op == termTierDeny && p == planeAllow:
@@ -161,12 +165,33 @@ func (m *Matrix) union(atoms []*atom) bitset {
 
 // evaluate computes the expression over all identities.
 func (m *Matrix) evaluate(terms []term) (out [planes][]uint64) {
-	und := full(len(m.sizes))
-	var passed bitset
-	sets := [planes]bitset{}
+	var sets [planes]bitset
 	for i := range sets {
-		sets[i] = make(bitset, len(und))
+		sets[i] = make(bitset, (len(m.sizes)+63)/64)
 	}
+	for first := true; ; first = false {
+		n := slices.IndexFunc(terms, func(t term) bool { return t.op == termAnd })
+		part := terms
+		if n >= 0 {
+			part = terms[:n]
+		}
+		m.evaluatePart(part, &sets, first)
+		if n < 0 {
+			break
+		}
+		terms = terms[n+1:]
+	}
+	for i := range sets {
+		out[i] = sets[i]
+	}
+	return out
+}
+
+// evaluatePart computes the terms up to a termAnd, and joins the result to
+// that of the parts before it.
+func (m *Matrix) evaluatePart(terms []term, sets *[planes]bitset, first bool) {
+	und := full(len(m.sizes))
+	var passed, allowed, conditional bitset
 	for _, t := range terms {
 		share := make(bitset, len(und))
 		for _, a := range t.atoms {
@@ -175,9 +200,9 @@ func (m *Matrix) evaluate(terms []term) (out [planes][]uint64) {
 		share.and(und)
 		switch t.op {
 		case termAllow:
-			sets[planeAllow].or(share)
+			allowed.or(share)
 		case termAllowL7:
-			sets[planeConditional].or(share)
+			conditional.or(share)
 		case termPass:
 			passed.or(share)
 		case termLog:
@@ -193,25 +218,66 @@ func (m *Matrix) evaluate(terms []term) (out [planes][]uint64) {
 		}
 		und.andNot(share)
 	}
-	sets[planeAllow].or(und)
-	sets[planeAllow].clear(0)
-	for i := range sets {
-		out[i] = sets[i]
+	allowed.or(und)
+	allowed.grow(len(sets[planeAllow]))
+	allowed.clear(0)
+	if first {
+		sets[planeAllow].or(allowed)
+		sets[planeConditional].or(conditional)
+		return
 	}
-	return out
+	// Who passes both, if only through the proxy: not freely in both.
+	either := slices.Clone(sets[planeAllow])
+	either.or(sets[planeConditional])
+	conditional.or(allowed)
+	either.and(conditional)
+	sets[planeAllow].and(allowed)
+	either.andNot(sets[planeAllow])
+	clear(sets[planeConditional])
+	sets[planeConditional].or(either)
 }
 
 // passes evaluates the row's expression for one identity, whose bits in the
 // atoms are set already.
 func (r *Row) passes(id int) bool {
-	logged, passed, undecided := false, false, true
-	for _, t := range r.terms {
+	allowed, conditional, logged := true, false, false
+	for terms := r.terms; ; {
+		n := slices.IndexFunc(terms, func(t term) bool { return t.op == termAnd })
+		part := terms
+		if n >= 0 {
+			part = terms[:n]
+		}
+		op, log := decide(part, id)
+		logged = logged || log
+		conditional = conditional || op == termAllowL7
+		allowed = allowed && op != termDeny
+		if n < 0 {
+			break
+		}
+		terms = terms[n+1:]
+	}
+	switch r.plane {
+	case planeLog:
+		return logged
+	case planeConditional:
+		return allowed && conditional
+	}
+	return allowed && !conditional
+}
+
+// decide walks the terms for one identity: termAllow, termAllowL7 or termDeny.
+func decide(terms []term, id int) (op termOp, logged bool) {
+	passed, undecided := false, true
+	for _, t := range terms {
 		switch t.op {
 		case termTierDeny:
 			undecided, passed = passed, false
+			if !undecided {
+				return termDeny, logged
+			}
 			continue
 		case termTierPass:
-			undecided, passed = undecided || passed, false
+			undecided, passed = true, false
 			continue
 		}
 		if !undecided || !slices.ContainsFunc(t.atoms, func(a *atom) bool { return a.ids.has(id) }) {
@@ -220,22 +286,11 @@ func (r *Row) passes(id int) bool {
 		switch t.op {
 		case termLog:
 			logged = true
-			continue
-		case termAllow:
-			if r.plane != planeLog {
-				return r.plane == planeAllow
-			}
-		case termAllowL7:
-			if r.plane != planeLog {
-				return r.plane == planeConditional
-			}
 		case termPass:
-			passed = true
+			passed, undecided = true, false
+		default:
+			return t.op, logged
 		}
-		undecided = false
 	}
-	if r.plane == planeLog {
-		return logged
-	}
-	return r.plane == planeAllow && undecided
+	return termAllow, logged
 }

@@ -88,9 +88,13 @@ func (m *Matrix) door(subject, peer end, d model.Direction, key model.PortKey) D
 		out.Reason = UnknownPeer
 		return out
 	}
-	out.Allowed = g.at(key).Allow.Has(peer.identity)
-	out.Policy, out.Rule = m.decider(subject.pod.class, d, peer, key)
+	stages := m.stages(subject.pod.class, d, peer, key)
+	at := g.at(key)
+	out.Allowed = at.Allow.Has(peer.identity)
+	out.Policy, out.Rule = deciding(stages, out.Allowed)
 	switch {
+	case at.Conditional.Has(peer.identity):
+		out.Reason = ByCondition
 	case out.Rule != nil:
 		out.Reason = ByRule
 	case out.Allowed:
@@ -112,41 +116,102 @@ func exempt(subject, peer end, d model.Direction) (bool, Reason) {
 	return false, ""
 }
 
-// decider walks the policies as the gate was compiled from them and finds
-// the rule that decided, or nil if the end of a tier did, or nothing.
-func (m *Matrix) decider(c *class, d model.Direction, peer end, key model.PortKey) (*model.Policy, *model.Rule) {
-	passed := false
+// Stages walks through the tiers as the door's gate was compiled from them and
+// says what each had to say about the connection. A door that no policy judges
+// has none.
+func (m *Matrix) Stages(src, dst Party, key model.PortKey, d model.Direction) []Stage {
+	subject, peer := m.end(dst), m.end(src)
+	if d == model.Egress {
+		subject, peer = peer, subject
+	}
+	if open, _ := exempt(subject, peer, d); open || peer.identity == 0 {
+		return nil
+	}
+	return m.stages(subject.pod.class, d, peer, key)
+}
+
+func (m *Matrix) stages(c *class, d model.Direction, peer end, key model.PortKey) []Stage {
+	var out []Stage
+	walk := Stage{Said: Undecided}
+	pipeline, decided := 0, false
 	for _, s := range steps(c.policies[d], d, false) {
 		switch s.op {
-		case termTierDeny:
-			if !passed {
-				return nil, nil
-			}
-			passed = false
+		case termAnd:
+			pipeline, decided = pipeline+1, false
 			continue
-		case termTierPass:
-			passed = false
+		case termTierDeny, termTierPass:
+			if !decided {
+				out = append(out, walk.finish(s, pipeline))
+				decided = out[len(out)-1].decides()
+			}
+			walk = Stage{Said: Undecided}
 			continue
 		}
-		if passed || s.op == termLog {
+		if decided || walk.Said != Undecided {
 			continue
 		}
 		for _, r := range s.rules {
-			if !m.ruleMatches(r.rule, c, d, peer, key) {
-				continue
-			}
-			if s.op == termPass {
-				passed = true
+			if m.ruleMatches(r.rule, c, d, peer, key) {
+				walk.take(s.op, r)
 				break
 			}
-			return r.policy.Policy, r.rule.Rule
 		}
 	}
-	return nil, nil
+	return out
+}
+
+// take notes the rule that matched.
+func (s *Stage) take(op termOp, r stepRule) {
+	if op == termLog {
+		s.Logs = append(s.Logs, r.rule.Rule)
+		return
+	}
+	s.Said = map[termOp]Said{termAllow: SaidAllow, termAllowL7: SaidAllowL7, termDeny: SaidDeny, termPass: SaidPass}[op]
+	s.Policy, s.Rule = r.policy.Policy, r.rule.Rule
+}
+
+// finish is the stage at the end of its tier.
+func (s Stage) finish(end step, pipeline int) Stage {
+	s.Tier, s.Pipeline = end.policies[0].Tier, pipeline
+	for _, p := range end.policies {
+		s.Policies = append(s.Policies, p.Policy)
+	}
+	if s.Said == Undecided {
+		s.Said = EndPass
+		if end.op == termTierDeny {
+			s.Said = EndDeny
+		}
+	}
+	return s
+}
+
+func (s *Stage) decides() bool { return s.Said != SaidPass && s.Said != EndPass }
+
+// deciding is the rule that made the verdict: one that shuts the door before
+// one that opens it. There is none if the end of a tier shut it, or nothing did.
+func deciding(stages []Stage, allowed bool) (*model.Policy, *model.Rule) {
+	var opened *Stage
+	for i := range stages {
+		switch s := &stages[i]; s.Said {
+		case SaidDeny, EndDeny:
+			return s.Policy, s.Rule
+		case SaidAllowL7:
+			opened = s
+		case SaidAllow:
+			if opened == nil || allowed {
+				opened = s
+			}
+		}
+	}
+	if opened == nil {
+		return nil, nil
+	}
+	return opened.Policy, opened.Rule
 }
 
 func (m *Matrix) ruleMatches(r *rule, c *class, d model.Direction, peer end, key model.PortKey) bool {
-	if !r.atom.ids.has(int(peer.identity)) {
+	a := r.atomFor(c)
+	if a == nil || !a.ids.has(int(peer.identity)) || r.Subject != nil && !m.selects(r.Subject, c) {
 		return false
 	}
 	if model.PortSet(r.intervals).Contains(key) {

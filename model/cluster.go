@@ -110,6 +110,7 @@ type Service struct {
 	Labels     map[string]string
 	ClusterIPs []netip.Addr // none for a headless Service
 	Headless   bool
+	Labels     map[string]string
 	// PublishNotReady puts pods behind the Service that are not ready, too.
 	PublishNotReady bool
 	Selector        map[string]string // nil: no selector, Backends come from EndpointSlices

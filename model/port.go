@@ -213,7 +213,7 @@ func (s PortSet) otherProtocols() []string {
 // interval of port numbers, or with a name that each destination resolves by
 // its own container ports.
 type Port struct {
-	Protocol Protocol // AnyProtocol: every protocol; First, Last and Name are then unused
+	Protocol Protocol // AnyProtocol without Through: every protocol; First, Last and Name are then unused
 	Through  Protocol // if above Protocol: every protocol from that one to this; First, Last and Name are then unused
 	First    uint16   // with Last: inclusive; 0 to 65535 is every port of the protocol
 	Last     uint16
@@ -223,21 +223,21 @@ type Port struct {
 
 // Interval is the port's interval of services. It is meaningless for a named port.
 func (p Port) Interval() Interval {
-	if p.Protocol == AnyProtocol {
-		return Interval{0, MaxPortKey}
-	}
-	if p.Through > p.Protocol {
+	switch {
+	case p.Through > p.Protocol:
 		return Interval{PortKeyOf(p.Protocol, 0), PortKeyOf(p.Through, 65535)}
+	case p.Protocol == AnyProtocol:
+		return Interval{0, MaxPortKey}
 	}
 	return Interval{PortKeyOf(p.Protocol, p.First), PortKeyOf(p.Protocol, p.Last)}
 }
 
 func (p Port) String() string {
 	switch {
-	case p.Protocol == AnyProtocol:
-		return "any port"
 	case p.Through > p.Protocol:
 		return fmt.Sprintf("protocols %d-%d", p.Protocol, p.Through)
+	case p.Protocol == AnyProtocol:
+		return "any port"
 	case p.Name != "":
 		return p.Name + "/" + p.Protocol.String()
 	case p.Protocol == ICMP || p.Protocol == ICMPv6:

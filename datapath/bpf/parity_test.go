@@ -524,7 +524,7 @@ func (b *parityBed) section() *model.Section {
 	for range b.random.IntN(6) {
 		r := model.Rule{Action: pick(b.random, model.Allow, model.Allow, model.Allow, model.Allow, model.Deny, model.Log), AnyPort: chance(b.random, 60), AnyPeer: chance(b.random, 30)}
 		if chance(b.random, 35) && r.Action == model.Allow {
-			r.L7 = &model.L7{Authentication: true}
+			r.L7 = &model.L7{Authentication: model.AuthRequired}
 		}
 		for range 1 + b.random.IntN(3) {
 			if !r.AnyPeer {
