@@ -107,7 +107,6 @@ func (e *Endpoint) NamedPort(name string, p Protocol) (uint16, bool) {
 type Service struct {
 	Namespace  string
 	Name       string
-	Labels     map[string]string
 	ClusterIPs []netip.Addr // none for a headless Service
 	Headless   bool
 	Labels     map[string]string
