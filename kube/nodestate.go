@@ -12,11 +12,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/pager"
 
 	"github.com/sallyport-dev/sallyport/model"
 )
@@ -65,8 +67,8 @@ func versionOf(text string) uint64 {
 // node's object, and the API server keeps them all.
 const MaxProblems = 20
 
-// Reporter writes a node's NodeState. It is the agent's only write to the API
-// server.
+// Reporter writes a node's NodeState. Beside what a [StatusWriter] writes it is
+// the agent's only write to the API server.
 type Reporter struct {
 	client dynamic.Interface
 	node   string
@@ -119,31 +121,48 @@ func (r *Reporter) Report(ctx context.Context, s NodeState) error {
 	return nil
 }
 
-// NodeStates reads what all nodes enforce. Without the resource in the cluster
-// there are none.
+// NodeStates reads what all nodes enforce.
 func NodeStates(ctx context.Context, cfg *rest.Config) ([]NodeState, error) {
 	c, err := dynamic.NewForConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a client of the API server: %w", err)
 	}
-	list, err := c.Resource(stateResource).List(ctx, metav1.ListOptions{})
+	return nodeStates(ctx, c)
+}
+
+func nodeStates(ctx context.Context, c dynamic.Interface) ([]NodeState, error) {
+	var out []NodeState
+	err := eachWritten(ctx, c, stateResource, func(o *unstructured.Unstructured) error {
+		s, err := readState(o)
+		out = append(out, s)
+		return err
+	})
 	if apierrors.IsNotFound(err) {
 		return nil, fmt.Errorf("cannot find the nodestates of %s: is Sallyport installed? kubectl apply -f deploy/sallyport.yaml", stateVersion.Group)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot list nodestates: %w", err)
 	}
-	var out []NodeState
-	for _, o := range list.Items {
-		text, err := json.Marshal(o.Object)
-		if err != nil {
-			return nil, err
-		}
-		s := NodeState{Node: o.GetName()}
-		if err := json.Unmarshal(text, &s); err != nil {
-			return nil, fmt.Errorf("cannot read NodeState %s: %w", o.GetName(), err)
-		}
-		out = append(out, s)
-	}
 	return out, nil
+}
+
+// eachWritten lists a resource page by page.
+func eachWritten(ctx context.Context, c dynamic.Interface, gvr schema.GroupVersionResource, f func(*unstructured.Unstructured) error) error {
+	p := pager.New(func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
+		return c.Resource(gvr).List(ctx, opts)
+	})
+	p.PageSize, p.PageBufferSize = pageSize, 0
+	return p.EachListItem(ctx, metav1.ListOptions{}, func(o runtime.Object) error { return f(o.(*unstructured.Unstructured)) })
+}
+
+func readState(o *unstructured.Unstructured) (NodeState, error) {
+	s := NodeState{Node: o.GetName()}
+	text, err := json.Marshal(o.Object)
+	if err == nil {
+		err = json.Unmarshal(text, &s)
+	}
+	if err != nil {
+		return s, fmt.Errorf("cannot read NodeState %s: %w", o.GetName(), err)
+	}
+	return s, nil
 }

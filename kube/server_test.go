@@ -50,6 +50,7 @@ type server struct {
 	absent       map[string]bool
 	forbidden    map[string]bool
 	broken       map[string]bool                         // by path: what is behind the API server is away
+	prunes       string                                  // by path: objects whose status has no conditions
 	notFoundOnce string                                  // by path: the next answer says that it does not exist
 	muddle       func(batch []serverEvent) []serverEvent // what a watch delivers instead
 	requests     map[string]int                          // "LIST /api/v1/pods"
@@ -230,6 +231,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	away = away || s.broken[r.URL.Path] || s.unready && r.URL.Path == "/readyz"
 	s.mu.Unlock()
 	from, _ := strconv.Atoi(q.Get("resourceVersion"))
+	if s.one(w, r) {
+		return
+	}
 	switch {
 	case away:
 		status(w, 503, "ServiceUnavailable", "etcd is away")
@@ -253,6 +257,53 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.watch(w, r, from)
 	}
+}
+
+// one answers what is about a single object: reading it, or patching its status.
+func (s *server) one(w http.ResponseWriter, r *http.Request) bool {
+	var k key
+	collection, name := path.Split(strings.TrimSuffix(r.URL.Path, "/status"))
+	collection = strings.TrimSuffix(collection, "/")
+	if before, rest, ok := strings.Cut(collection, "/namespaces/"); ok {
+		namespace, plural, _ := strings.Cut(rest, "/")
+		collection, k.namespace = before+"/"+plural, namespace
+	}
+	k.name = name
+	s.mu.Lock()
+	old := s.objects[collection][k]
+	s.requests[r.Method+" "+r.URL.Path]++
+	s.mu.Unlock()
+	switch {
+	case old == nil:
+		return false
+	case r.Method == http.MethodGet:
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(old)
+		return true
+	case r.Method != http.MethodPatch || !strings.HasSuffix(r.URL.Path, "/status"):
+		return false
+	}
+	var patch struct {
+		Metadata struct{ ResourceVersion string }
+		Status   jsonObject
+	}
+	if err := json.NewDecoder(r.Body).Decode(&patch); err != nil {
+		status(w, 400, "BadRequest", err.Error())
+		return true
+	}
+	if patch.Metadata.ResourceVersion != old["metadata"].(jsonObject)["resourceVersion"] {
+		status(w, 409, "Conflict", "it has been modified")
+		return true
+	}
+	now := maps.Clone(old)
+	now["metadata"], now["status"] = maps.Clone(old["metadata"].(jsonObject)), patch.Status
+	if s.prunes == collection {
+		now["status"] = jsonObject{}
+	}
+	s.putAt(collection, now)
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(now)
+	return true
 }
 
 func status(w http.ResponseWriter, code int, reason, message string) {
