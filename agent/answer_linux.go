@@ -12,6 +12,7 @@ import (
 	"github.com/sallyport-dev/sallyport/api"
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/flow"
+	"github.com/sallyport-dev/sallyport/kube"
 	"github.com/sallyport-dev/sallyport/lab"
 	"github.com/sallyport-dev/sallyport/model"
 )
@@ -80,10 +81,8 @@ func (n *Node) degraded() []string {
 		}
 	}
 	out = append(out, n.detours...)
-	for _, h := range n.config.World.Health() {
-		if h.Err != nil && !h.Optional {
-			out = append(out, "the last known state is enforced: "+h.String())
-		}
+	for _, outage := range kube.Outages(n.config.World.Health()) {
+		out = append(out, "the last known state is enforced: "+outage)
 	}
 	if n.matrix != nil && n.agent != nil {
 		for key := range n.local {

@@ -78,6 +78,7 @@ type Node struct {
 	agent      *Agent     // nil before the first Update
 	stopEvents func()     // ends the reading of agent's events; mu is held
 	matrix     *engine.Matrix
+	fresh      int // identities after the last compilation from scratch; one that a full table asked for does not count
 	places     *places
 	placement  datapath.Placement
 	stale      bool                // what the placement follows from has changed since
@@ -295,6 +296,7 @@ func (n *Node) anew(c *model.Cluster) engine.Delta {
 	}
 	n.matrix = nil // the one before is of no use while the next one is made
 	n.matrix = engine.Compile(&whole)
+	n.fresh = n.matrix.Identities()
 	clear(n.local)
 	clear(n.nodes)
 	n.others = nil
@@ -431,6 +433,7 @@ func (n *Node) settle() {
 		n.search.fail()
 		n.locate()
 	}
+	n.prune()
 	n.answerWaiting()
 }
 
@@ -574,13 +577,7 @@ func (n *Node) publish(d engine.Delta) bool {
 	}
 	err := n.pinned()
 	if err == nil {
-		err = n.agent.Publish(n.matrix, d, n.placement)
-	}
-	if full := (*datapath.FullError)(nil); errors.As(err, &full) {
-		// What earlier changes told apart is kept until the next compilation
-		// from scratch; then there may be room.
-		n.matrix = engine.Compile(n.matrix.Cluster())
-		err = n.agent.Publish(n.matrix, engine.Delta{Full: true}, n.placement)
+		err = fit(&n.matrix, d, func(d engine.Delta) error { return n.agent.Publish(n.matrix, d, n.placement) })
 	}
 	if n.behind = err; err != nil {
 		n.retry.fail()

@@ -1,8 +1,11 @@
 package kube
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,6 +36,58 @@ func (h Health) String() string {
 		return h.Resource + ": not listed yet"
 	}
 	return h.Resource + ": up to date"
+}
+
+// Outages says what of the cluster cannot be read, each reason once; what the
+// cluster may do without is left out.
+func Outages(list []Health) []string {
+	needed, first := 0, []Health{} // of each reason
+	names := map[string][]string{} // of the resources, by reason
+	for _, h := range list {
+		if h.Optional {
+			continue
+		}
+		needed++
+		if h.Err == nil {
+			continue
+		}
+		why := reason(h.Err)
+		if i := slices.IndexFunc(first, func(f Health) bool { return reason(f.Err) == why }); i < 0 {
+			first = append(first, h)
+		} else if h.Since.Before(first[i].Since) {
+			first[i].Since = h.Since
+		}
+		names[why] = append(names[why], h.Resource)
+	}
+	var out []string
+	for _, h := range first {
+		why := reason(h.Err)
+		switch who := names[why]; {
+		case len(who) == 1:
+			out = append(out, h.String())
+		case len(who) == needed:
+			out = append(out, fmt.Sprintf("the API server is away since %s: %s", h.Since.Format(time.RFC3339), why))
+		default:
+			out = append(out, fmt.Sprintf("%s: since %s: %s", strings.Join(who, ", "), h.Since.Format(time.RFC3339), why))
+		}
+	}
+	return out
+}
+
+// reason is what an error says beside the question that was asked: the question
+// differs from resource to resource.
+func reason(err error) string {
+	var at *url.Error
+	var status *apierrors.StatusError
+	switch {
+	case errors.As(err, &at):
+		return at.Err.Error()
+	case errors.As(err, &status):
+		return status.Error()
+	case errors.Is(err, errSilent):
+		return errSilent.Error()
+	}
+	return err.Error()
 }
 
 // health keeps the Health of a resource; any goroutine may use it.

@@ -183,6 +183,11 @@ func newClient(given *rest.Config) (*client, error) {
 	return c, err
 }
 
+// ready asks the API server whether it is.
+func (c *client) ready(ctx context.Context) error {
+	return c.typed[corev1.SchemeGroupVersion].Get().AbsPath("/readyz").MaxRetries(0).Do(ctx).Error()
+}
+
 // close lets go of connections that no request uses.
 func (c *client) close() {
 	if t := c.http.Transport; t != nil {

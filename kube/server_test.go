@@ -44,9 +44,11 @@ type server struct {
 	hangs     bool // answers nothing
 	away      bool // refuses every request
 	down      bool // there is no server: the connection is refused
+	unready   bool // answers, but says that it is not ready
 	held      bool // watches deliver nothing for now
 	absent    map[string]bool
 	forbidden map[string]bool
+	broken    map[string]bool                         // by path: what is behind the API server is away
 	muddle    func(batch []serverEvent) []serverEvent // what a watch delivers instead
 	requests  map[string]int                          // "LIST /api/v1/pods"
 	stop      chan struct{}
@@ -64,7 +66,7 @@ func startServer(t *testing.T) *server {
 	t.Helper()
 	s := &server{
 		version: 1, objects: map[string]map[key]jsonObject{}, events: map[string][]serverEvent{}, pages: map[string][]jsonObject{},
-		absent: map[string]bool{}, forbidden: map[string]bool{}, requests: map[string]int{}, stop: make(chan struct{}),
+		absent: map[string]bool{}, forbidden: map[string]bool{}, broken: map[string]bool{}, requests: map[string]int{}, stop: make(chan struct{}),
 	}
 	for _, gvr := range foreign {
 		s.absent[pathOf(&resource{gvr: gvr})] = true
@@ -210,6 +212,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	verb := map[bool]string{false: "LIST ", true: "WATCH "}[watching]
 	s.requests[verb+r.URL.Path]++
 	hangs, away, absent, forbidden, streams, compacted := s.hangs, s.away, s.absent[r.URL.Path], s.forbidden[r.URL.Path], s.streams, s.compacted
+	away = away || s.broken[r.URL.Path] || s.unready && r.URL.Path == "/readyz"
 	s.mu.Unlock()
 	from, _ := strconv.Atoi(q.Get("resourceVersion"))
 	switch {
@@ -220,6 +223,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 		case <-s.stop:
 		}
+	case r.URL.Path == "/readyz":
+		fmt.Fprint(w, "ok")
 	case absent:
 		status(w, 404, "NotFound", "the server could not find the requested resource")
 	case forbidden:
@@ -418,5 +423,5 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, from int) {
 
 // hurried is a pace for tests.
 func hurried() *pace {
-	return &pace{silence: 5 * time.Second, backoff: 5 * time.Millisecond, longest: 20 * time.Millisecond, discover: 50 * time.Millisecond}
+	return &pace{silence: 5 * time.Second, backoff: 5 * time.Millisecond, refused: 5 * time.Millisecond, longest: 20 * time.Millisecond, probe: 5 * time.Millisecond, discover: 50 * time.Millisecond}
 }

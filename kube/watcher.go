@@ -15,7 +15,9 @@ import (
 	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
@@ -36,12 +38,17 @@ type Config struct {
 // pace is how long the Watcher waits.
 type pace struct {
 	silence  time.Duration // a request without a word for so long is dead
-	backoff  time.Duration // before the first retry; doubles
+	backoff  time.Duration // before the first retry while the API server is away; doubles
+	refused  time.Duration // before the first retry after it answered that it will not; doubles
 	longest  time.Duration // between retries, and as much again by chance
+	probe    time.Duration // between questions whether an API server that is away is back, and as much again by chance
 	discover time.Duration // between looks for optional resources
 }
 
-var standardPace = pace{silence: 3 * time.Minute, backoff: 500 * time.Millisecond, longest: 15 * time.Second, discover: 5 * time.Minute}
+var standardPace = pace{
+	silence: 3 * time.Minute, backoff: 500 * time.Millisecond, refused: 500 * time.Millisecond, longest: 15 * time.Second,
+	probe: 800 * time.Millisecond, discover: 5 * time.Minute,
+}
 
 // Update is everything that changed in the cluster since the Update before.
 // If a policy was written that says what it said, there are only Revisions.
@@ -61,6 +68,7 @@ type Watcher struct {
 	pool   *pool
 	log    *slog.Logger
 	pace   pace
+	outage *outage
 	health []*health // as resources
 	wake   chan struct{}
 
@@ -90,6 +98,7 @@ func New(cfg Config) (*Watcher, error) {
 	if cfg.pace != nil {
 		w.pace = *cfg.pace
 	}
+	w.outage = newOutage(w.pace, c.ready)
 	for _, r := range resources {
 		w.health = append(w.health, &health{of: r, log: w.log, now: Health{Resource: r.name(), Optional: r.optional}, stir: w.stir})
 	}
@@ -109,6 +118,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	w.mu.Unlock()
 	ctx = klog.NewContext(ctx, logr.Discard()) // Health and its log say it once, and with what to do
 	var running sync.WaitGroup
+	running.Go(func() { w.outage.run(ctx) })
 	for i, r := range resources {
 		running.Go(func() { w.reflect(ctx, r, w.health[i]) })
 	}
@@ -123,10 +133,18 @@ func (w *Watcher) reflect(ctx context.Context, r *resource, h *health) {
 	}
 	l := &lister{resource: r, client: w.client, pool: w.pool, health: h, silence: w.pace.silence}
 	logger := klog.FromContext(ctx)
-	reflector := cache.NewReflectorWithOptions(&cache.ListWatch{ListWithContextFunc: l.ListWithContext, WatchFuncWithContext: l.WatchWithContext},
+	patient := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
+			return persist(ctx, w.outage, func() (runtime.Object, error) { return l.ListWithContext(ctx, opts) })
+		},
+		WatchFuncWithContext: func(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
+			return persist(ctx, w.outage, func() (watch.Interface, error) { return l.WatchWithContext(ctx, opts) })
+		},
+	}
+	reflector := cache.NewReflectorWithOptions(patient,
 		nil, &sink{w, r, h}, cache.ReflectorOptions{
 			Name: r.name(), TypeDescription: r.name(), Logger: &logger,
-			Backoff: &wait.Backoff{Duration: w.pace.backoff, Cap: w.pace.longest, Steps: 30, Factor: 2, Jitter: 1},
+			Backoff: &wait.Backoff{Duration: w.pace.refused, Cap: w.pace.longest, Steps: 30, Factor: 2, Jitter: 1},
 		})
 	reflector.WatchListPageSize = pageSize
 	reflector.RunWithContext(ctx)
@@ -138,25 +156,25 @@ const pageSize = 500
 // discover waits until the cluster has the resource; false: the context ended.
 func (w *Watcher) discover(ctx context.Context, r *resource, h *health) bool {
 	for {
-		ask, cancel := context.WithTimeout(ctx, w.pace.silence)
-		_, err := w.client.list(ask, r, metav1.ListOptions{Limit: 1})
-		cancel()
+		_, err := persist(ctx, w.outage, func() (runtime.Object, error) {
+			ask, cancel := context.WithTimeout(ctx, w.pace.silence)
+			defer cancel()
+			list, err := w.client.list(ask, r, metav1.ListOptions{Limit: 1})
+			if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+				h.failed("list", err)
+			}
+			return list, err
+		})
+		wait := w.pace.longest
 		switch {
 		case err == nil:
 			return true
 		case apierrors.IsNotFound(err):
 			h.absent()
-		case ctx.Err() == nil:
-			h.failed("list", err)
+			wait = w.pace.discover
 		}
-		pause := w.pace.discover
-		if h.state().Err != nil {
-			pause = w.pace.longest
-		}
-		select {
-		case <-ctx.Done():
+		if !pause(ctx, wait+rand.N(wait), nil) {
 			return false
-		case <-time.After(pause + rand.N(pause)):
 		}
 	}
 }
