@@ -96,7 +96,7 @@ func CheckTiers(policies []*model.Policy, tiers []model.Tier) []model.Problem {
 	return out
 }
 
-// Decode decodes a policy object.
+// Decode decodes an object of a policy language.
 func Decode(o field.Object) (model.Parts, []model.Problem) {
 	if decode, ok := decoders[[2]string{o.Source.APIVersion, o.Source.Kind}]; ok {
 		return decode(o)

@@ -86,6 +86,9 @@ func (c Cursor) Field(name string) Cursor {
 
 func (c Cursor) isMapping() bool { return c.node != nil && c.node.Kind == yaml.MappingNode }
 
+// IsMapping says whether the node is a mapping, and reports nothing.
+func (c Cursor) IsMapping() bool { return c.isMapping() }
+
 // Mapping says whether the node is a mapping; if it is something else it reports.
 func (c Cursor) Mapping() bool {
 	if !c.Present() {

@@ -8,9 +8,7 @@
 package networkpolicy
 
 import (
-	"regexp"
 	"strconv"
-	"strings"
 
 	"github.com/sallyport-dev/sallyport/dialect/field"
 	"github.com/sallyport-dev/sallyport/model"
@@ -214,12 +212,6 @@ func ipBlock(c field.Cursor) (model.IPBlock, bool) {
 	return out, ok
 }
 
-var portName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
-
-func validPortName(n string) bool {
-	return len(n) <= 15 && portName.MatchString(n) && !strings.Contains(n, "--") && strings.ContainsAny(n, "abcdefghijklmnopqrstuvwxyz")
-}
-
 func port(c field.Cursor) (model.Port, bool) {
 	out := model.Port{Protocol: model.TCP, Last: 65535, Source: c.Source()}
 	if c.Present() && !c.Mapping() {
@@ -246,7 +238,7 @@ func port(c field.Cursor) (model.Port, bool) {
 		ok = ok && good
 	case number.Present():
 		out.Name = number.String()
-		if !validPortName(out.Name) {
+		if !field.ValidPortName(out.Name) {
 			hint := "at most 15 lower-case letters, digits and single '-', at least one letter"
 			if _, err := strconv.Atoi(out.Name); err == nil {
 				hint = "a number in quotes is a name; write it without quotes"
