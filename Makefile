@@ -58,7 +58,7 @@ image:
 chart:
 	$(GO) test -count=1 ./deploy -update
 	mkdir -p dist
-	tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C deploy --transform 's,^chart,sallyport,' -cf - chart | gzip -n > dist/sallyport-chart.tgz
+	tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C deploy --transform 's,^chart,sallyport,' -chf - chart | gzip -n > dist/sallyport-chart.tgz
 
 # A real Kubernetes of three nodes on this machine, to play with. The first
 # time it builds Kubernetes, which takes ten minutes on two cores. Other ones:
@@ -69,10 +69,12 @@ cluster:
 cluster-down:
 	cd e2e && $(GO) run ./cmd/cluster down
 
-# There is one cluster on a machine, so packages run one after the other.
+# There is one cluster on a machine, so packages run one after the other. The
+# second run has pods behind bridges, and addresses of both families.
 e2e: build
 	if [ "$$(id -u)" = 0 ]; then export SALLYPORT_REQUIRE_ROOT=1; fi; \
-	cd e2e && $(GO) vet ./... && $(GO) test -count=1 -timeout 60m -p 1 -v ./...
+	cd e2e && $(GO) vet ./... && $(GO) test -count=1 -timeout 60m -p 1 -v ./... && \
+	SALLYPORT_E2E_CNI=bridge SALLYPORT_E2E_DUAL=1 $(GO) test -count=1 -timeout 60m -p 1 -v -short ./cluster ./provider
 
 clean:
 	rm -rf bin dist

@@ -90,14 +90,7 @@ func (l *Lab) Update(ctx context.Context, c *model.Cluster) error {
 	d := l.Matrix.Apply(engine.Between(l.cluster, c))
 	l.cluster = c
 	err := l.Lab.Update(ctx, c)
-	enforceErr := l.enforce(d)
-	if full := (*datapath.FullError)(nil); errors.As(enforceErr, &full) {
-		// The Matrix keeps what earlier changes told apart until it is
-		// compiled from scratch; then there may be room.
-		l.Matrix = engine.Compile(c)
-		enforceErr = l.enforce(engine.Delta{Full: true})
-	}
-	return errors.Join(err, enforceErr)
+	return errors.Join(err, fit(&l.Matrix, d, l.enforce))
 }
 
 // Cluster is what the lab shows at present.

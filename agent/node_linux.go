@@ -48,6 +48,9 @@ type NodeConfig struct {
 	// ReportEvery is the shortest time between two reports for a cluster of
 	// that many nodes; nil is reportEvery.
 	ReportEvery func(nodes int) time.Duration
+	// Status writes what became of policies into their status, where it is this
+	// node's turn, until the context ends; nil: nobody does.
+	Status func(context.Context) error
 	// Audit is how often the kernel is compared with what it should hold; 0 is
 	// a minute.
 	Audit time.Duration
@@ -78,6 +81,7 @@ type Node struct {
 	agent      *Agent     // nil before the first Update
 	stopEvents func()     // ends the reading of agent's events; mu is held
 	matrix     *engine.Matrix
+	fresh      int // identities after the last compilation from scratch; one that a full table asked for does not count
 	places     *places
 	placement  datapath.Placement
 	stale      bool                // what the placement follows from has changed since
@@ -156,6 +160,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { n.lookRound(ctx); return nil })
 	if n.config.Report != nil {
 		g.Go(func() error { return n.reportLoop(ctx) })
+	}
+	if n.config.Status != nil {
+		g.Go(func() error { return n.config.Status(ctx) })
 	}
 	err := g.Wait()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
@@ -254,7 +261,7 @@ func (n *Node) follow(u kube.Update) {
 	if u.Problems != nil {
 		n.tellProblems(u.Problems)
 	}
-	maps.Copy(n.revisions, u.Revisions)
+	n.revisions = u.Revisions
 	if u.Services {
 		n.services = nil
 	}
@@ -295,6 +302,7 @@ func (n *Node) anew(c *model.Cluster) engine.Delta {
 	}
 	n.matrix = nil // the one before is of no use while the next one is made
 	n.matrix = engine.Compile(&whole)
+	n.fresh = n.matrix.Identities()
 	clear(n.local)
 	clear(n.nodes)
 	n.others = nil
@@ -431,6 +439,7 @@ func (n *Node) settle() {
 		n.search.fail()
 		n.locate()
 	}
+	n.prune()
 	n.answerWaiting()
 }
 
@@ -574,13 +583,7 @@ func (n *Node) publish(d engine.Delta) bool {
 	}
 	err := n.pinned()
 	if err == nil {
-		err = n.agent.Publish(n.matrix, d, n.placement)
-	}
-	if full := (*datapath.FullError)(nil); errors.As(err, &full) {
-		// What earlier changes told apart is kept until the next compilation
-		// from scratch; then there may be room.
-		n.matrix = engine.Compile(n.matrix.Cluster())
-		err = n.agent.Publish(n.matrix, engine.Delta{Full: true}, n.placement)
+		err = fit(&n.matrix, d, func(d engine.Delta) error { return n.agent.Publish(n.matrix, d, n.placement) })
 	}
 	if n.behind = err; err != nil {
 		n.retry.fail()
@@ -603,11 +606,11 @@ func (n *Node) tellProblems(list []model.Problem) {
 		if _, ok := known[p]; ok {
 			continue
 		}
-		level := slog.LevelWarn
+		level, what := slog.LevelWarn, "a policy is not enforced as its author may think"
 		if p.Severity == model.Error {
-			level = slog.LevelError
+			level, what = slog.LevelError, "a policy is wrong; its wrong part allows nothing"
 		}
-		n.log.Log(context.Background(), level, "a policy is wrong; its wrong part allows nothing", "problem", p.Error())
+		n.log.Log(context.Background(), level, what, "problem", p.Error())
 	}
 	n.problems = list
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sallyport-dev/sallyport/dialect"
 	"github.com/sallyport-dev/sallyport/kube"
 	"github.com/sallyport-dev/sallyport/manifest"
 	"github.com/sallyport-dev/sallyport/model"
@@ -54,6 +55,7 @@ type session struct {
 	output         string
 	dualStack      bool
 	nodes          int
+	profile        string
 	cluster        clusterFlags
 }
 
@@ -111,6 +113,8 @@ func (s *session) inputFlags(c *cobra.Command) {
 	c.Flags().StringArrayVarP(&s.files, "filename", "f", nil, "file or folder of manifests, - for standard input (repeatable)")
 	c.Flags().BoolVar(&s.dualStack, "dual-stack", false, "give pods, nodes and Services IPv6 addresses too")
 	c.Flags().IntVar(&s.nodes, "nodes", 1, "nodes to assume where the input has no Node")
+	c.Flags().StringVar(&s.profile, "profile", "", "read what Kubernetes leaves open as kubernetes, calico or cilium does (default kubernetes)")
+	_ = c.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions([]string{"kubernetes", "calico", "cilium"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // liveFlags adds the flags of commands that read a live cluster where no
@@ -147,7 +151,7 @@ func (s *session) loadAny(ctx context.Context) (*manifest.Result, error) {
 	}
 	// What is wrong in a cluster is enforced closed; that is what is answered.
 	s.printProblems(problems)
-	return &manifest.Result{Cluster: c, Problems: problems}, nil
+	return &manifest.Result{Cluster: c, Problems: problems}, s.readAs(c)
 }
 
 // load reads the manifests and prints their problems. With an error among
@@ -166,7 +170,20 @@ func (s *session) load() (*manifest.Result, error) {
 	if model.HasErrors(r.Problems) {
 		return nil, exit{ExitInput, errors.New("the input has errors; nothing was computed")}
 	}
-	return r, nil
+	return r, s.readAs(r.Cluster)
+}
+
+// readAs has the policies read as the profile that was asked for reads them.
+func (s *session) readAs(c *model.Cluster) error {
+	p, err := dialect.ParseProfile(s.profile)
+	if err != nil {
+		return usage("%v", err)
+	}
+	p.Read(c.Policies)
+	if s.profile != "" {
+		fmt.Fprintf(s.stderr, "policies are read as %s reads them\n", p)
+	}
+	return nil
 }
 
 func (s *session) printProblems(problems []model.Problem) {

@@ -152,6 +152,7 @@ func (k asked) explain(m *engine.Matrix, f explainFlags) report.Explanation {
 	from, to := k.names(f)
 	e := report.Explain(from, to, k.key, k.verdict)
 	e.Connections = m.Connections(k.from, k.to).String()
+	e.AddTiers(m, k.from, k.to, k.key)
 	e.AddNearMisses(m, k.from, k.to, k.key)
 	return e
 }

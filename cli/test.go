@@ -133,6 +133,7 @@ func newCaseResult(m *engine.Matrix, results []policytest.Result) caseResult {
 		}
 		from, to := partyName(r.From, c.From.Text), partyName(r.To, c.To.Text)
 		e := report.Explain(from, to, r.At, r.Verdict)
+		e.AddTiers(m, r.From, r.To, r.At)
 		e.AddNearMisses(m, r.From, r.To, r.At)
 		out.Failures = append(out.Failures, failure{From: from, To: to, Differs: r.Differs.String(), Explanation: &e})
 	}

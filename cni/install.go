@@ -118,15 +118,24 @@ func chain(confDir string) error {
 	return fmt.Errorf("%w in %s: install a CNI plugin, the node needs one", ErrNoNetwork, confDir)
 }
 
+// read returns a configuration and who may use it.
+func read(path string) ([]byte, fs.FileMode, error) {
+	text, err := os.ReadFile(path)
+	var info fs.FileInfo
+	if err == nil {
+		info, err = os.Stat(path)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("cannot read the CNI configuration: %w", err)
+	}
+	return text, info.Mode().Perm(), nil
+}
+
 // replace puts a list in the place of a configuration of one plugin.
 func replace(path string) error {
-	info, err := os.Stat(path)
+	text, mode, err := read(path)
 	if err != nil {
-		return fmt.Errorf("cannot read the CNI configuration: %w", err)
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("cannot read the CNI configuration: %w", err)
+		return err
 	}
 	list, err := listOf(text)
 	if err == nil {
@@ -135,7 +144,7 @@ func replace(path string) error {
 	if err != nil {
 		return fmt.Errorf("cannot add %s to %s: %w", Binary, path, err)
 	}
-	if err := write(path+".conflist", bytes.NewReader(list), info.Mode().Perm(), func() error { return unchanged(path, text) }); err != nil {
+	if err := write(path+".conflist", bytes.NewReader(list), mode, func() error { return unchanged(path, text) }); err != nil {
 		return err
 	}
 	if err := os.Rename(path, path+saved); err != nil {
@@ -171,13 +180,9 @@ func edit(path string, change func([]byte) ([]byte, error)) error {
 	if err != nil {
 		return fmt.Errorf("cannot read the CNI configuration: %w", err)
 	}
-	info, err := os.Stat(target)
+	before, mode, err := read(target)
 	if err != nil {
-		return fmt.Errorf("cannot read the CNI configuration: %w", err)
-	}
-	before, err := os.ReadFile(target)
-	if err != nil {
-		return fmt.Errorf("cannot read the CNI configuration: %w", err)
+		return err
 	}
 	after, err := change(before)
 	if err != nil {
@@ -186,7 +191,7 @@ func edit(path string, change func([]byte) ([]byte, error)) error {
 	if bytes.Equal(before, after) {
 		return nil
 	}
-	return write(target, bytes.NewReader(after), info.Mode().Perm(), func() error { return unchanged(target, before) })
+	return write(target, bytes.NewReader(after), mode, func() error { return unchanged(target, before) })
 }
 
 // unchanged fails if a file's owner has written it meanwhile.

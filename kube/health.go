@@ -1,8 +1,11 @@
 package kube
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +18,7 @@ import (
 type Health struct {
 	Resource string    // "networkpolicies.networking.k8s.io"
 	Optional bool      // the cluster may do without it
+	Policies bool      // it holds policies, or what they refer to
 	Absent   bool      // optional, and the cluster does not have it
 	Synced   bool      // it was listed whole at least once
 	Contact  time.Time // when the API server was last heard of it; zero: never
@@ -33,6 +37,69 @@ func (h Health) String() string {
 		return h.Resource + ": not listed yet"
 	}
 	return h.Resource + ": up to date"
+}
+
+// Outages says what of the cluster cannot be read, each reason once; what the
+// cluster may do without is left out.
+func Outages(list []Health) []string {
+	needed, first := 0, []Health{} // of each reason
+	names := map[string][]string{} // of the resources, by reason
+	for _, h := range list {
+		if h.Optional {
+			continue
+		}
+		needed++
+		if h.Err == nil {
+			continue
+		}
+		why := reason(h.Err)
+		if i := slices.IndexFunc(first, func(f Health) bool { return reason(f.Err) == why }); i < 0 {
+			first = append(first, h)
+		} else if h.Since.Before(first[i].Since) {
+			first[i].Since = h.Since
+		}
+		names[why] = append(names[why], h.Resource)
+	}
+	var out []string
+	for _, h := range first {
+		why := reason(h.Err)
+		switch who := names[why]; {
+		case len(who) == 1:
+			out = append(out, h.String())
+		case len(who) == needed:
+			out = append(out, fmt.Sprintf("the API server is away since %s: %s", h.Since.Format(time.RFC3339), why))
+		default:
+			out = append(out, fmt.Sprintf("%s: since %s: %s", strings.Join(who, ", "), h.Since.Format(time.RFC3339), why))
+		}
+	}
+	return out
+}
+
+// Unread says which policies the cluster may have and cannot be read.
+func Unread(list []Health) []string {
+	var out []string
+	for _, h := range list {
+		if h.Optional && h.Policies && h.Err != nil {
+			out = append(out, h.String())
+		}
+	}
+	return out
+}
+
+// reason is what an error says beside the question that was asked: the question
+// differs from resource to resource.
+func reason(err error) string {
+	var at *url.Error
+	var status *apierrors.StatusError
+	switch {
+	case errors.As(err, &at):
+		return at.Err.Error()
+	case errors.As(err, &status):
+		return status.Error()
+	case errors.Is(err, errSilent):
+		return errSilent.Error()
+	}
+	return err.Error()
 }
 
 // health keeps the Health of a resource; any goroutine may use it.
@@ -76,20 +143,21 @@ func (h *health) synced() {
 
 func (h *health) absent() {
 	h.mu.Lock()
-	h.now.Absent, h.now.Err, h.now.Contact = true, nil, time.Now()
+	h.now.Absent, h.now.Synced, h.now.Err, h.now.Since, h.now.Contact = true, false, nil, time.Time{}, time.Now()
 	h.mu.Unlock()
 	h.stir()
 }
 
 // holdsUp says whether the first Update must wait for the resource. One that
-// the cluster may do without is not waited for if it is refused, or fails for long.
+// the cluster may do without is not waited for if it is refused, or, unless it
+// holds policies, fails for long.
 func (h *health) holdsUp(patience time.Duration) bool {
 	now := h.state()
 	switch {
 	case now.Synced || now.Absent:
 		return false
 	case now.Optional && now.Err != nil:
-		return !apierrors.IsForbidden(now.Err) && time.Since(now.Since) < patience
+		return !apierrors.IsForbidden(now.Err) && (now.Policies || time.Since(now.Since) < patience)
 	}
 	return true
 }

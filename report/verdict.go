@@ -28,7 +28,18 @@ type Door struct {
 	Reason     string     `json:"reason"`
 	Policies   []string   `json:"policies"`
 	Rule       *Rule      `json:"rule"`
+	Tiers      []Tier     `json:"tiers,omitempty"` // the way through the tiers, where there is more to it than NetworkPolicies
 	NearMisses []NearMiss `json:"nearMisses,omitempty"`
+}
+
+// Tier is what one tier says on the way to a door's verdict.
+type Tier struct {
+	Tier     string   `json:"tier"`
+	Cilium   bool     `json:"cilium,omitempty"` // of the second way, as Cilium counts policies: both must allow
+	Says     string   `json:"says"`
+	Policies []string `json:"policies"`
+	Rule     *Rule    `json:"rule,omitempty"`
+	Logs     []Rule   `json:"logs,omitempty"` // rules that log and matched before
 }
 
 // NearMiss is a rule that a shut door's connection nearly matched.
@@ -47,6 +58,7 @@ type Rule struct {
 	Kind      string `json:"kind"`
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name"`
+	RuleName  string `json:"ruleName,omitempty"`
 	Field     string `json:"field"`
 	File      string `json:"file,omitempty"`
 	Line      int    `json:"line,omitempty"`
@@ -74,8 +86,44 @@ func door(d engine.Door) Door {
 		out.Policies = append(out.Policies, p.Source.Object())
 	}
 	if d.Rule != nil {
-		s := d.Rule.Source
-		out.Rule = &Rule{Kind: s.Kind, Namespace: s.Namespace, Name: s.Name, Field: s.Field, File: s.File, Line: s.Line, Action: d.Rule.Action.String()}
+		r := ruleOf(d.Rule)
+		out.Rule = &r
+	}
+	return out
+}
+
+func ruleOf(r *model.Rule) Rule {
+	s := r.Source
+	return Rule{Kind: s.Kind, Namespace: s.Namespace, Name: s.Name, RuleName: r.Name, Field: s.Field, File: s.File, Line: s.Line, Action: r.Action.String()}
+}
+
+// AddTiers adds to the doors their way through the tiers.
+func (e *Explanation) AddTiers(m *engine.Matrix, from, to engine.Party, key model.PortKey) {
+	e.Egress.Tiers = tiers(m.Stages(from, to, key, model.Egress))
+	e.Ingress.Tiers = tiers(m.Stages(from, to, key, model.Ingress))
+}
+
+// tiers lists the stages; there is nothing to say of NetworkPolicies alone.
+func tiers(stages []engine.Stage) []Tier {
+	plain := len(stages) < 2
+	var out []Tier
+	for _, s := range stages {
+		t := Tier{Tier: s.Tier, Cilium: s.Pipeline > 0, Says: string(s.Said), Policies: []string{}}
+		for _, p := range s.Policies {
+			t.Policies = append(t.Policies, p.Source.Object())
+			plain = plain && p.Family == model.FamilyKubernetes
+		}
+		if s.Rule != nil {
+			r := ruleOf(s.Rule)
+			t.Rule = &r
+		}
+		for _, r := range s.Logs {
+			t.Logs = append(t.Logs, ruleOf(r))
+		}
+		out = append(out, t)
+	}
+	if plain {
+		return nil
 	}
 	return out
 }
@@ -112,14 +160,48 @@ func (e Explanation) Text(w io.Writer, p Paint) {
 func (d Door) text(w io.Writer, p Paint, name string) {
 	fmt.Fprintf(w, "  %s  %s: %s\n", p.Verdict(d.Verdict), name, reasons[d.Reason])
 	if d.Rule != nil {
-		r := d.Rule
-		fmt.Fprintf(w, "        decided by %s\n", place(r.Kind, r.Namespace, r.Name, r.Field, r.File, r.Line))
+		fmt.Fprintf(w, "        decided by %s\n", d.Rule)
 	} else if len(d.Policies) > 0 {
 		fmt.Fprintf(w, "        isolated by %s\n", strings.Join(d.Policies, ", "))
+	}
+	for i, t := range d.Tiers {
+		if t.Cilium && (i == 0 || !d.Tiers[i-1].Cilium) {
+			fmt.Fprintln(w, "        and, as Cilium counts policies:")
+		}
+		t.text(w)
 	}
 	for _, n := range d.NearMisses {
 		fmt.Fprintf(w, "        nearly %s: %s\n", place(n.Kind, n.Namespace, n.Name, n.Field, n.File, n.Line), strings.Join(n.Failed, "; "))
 	}
+}
+
+var says = map[string]string{
+	string(engine.SaidAllow):   "allows",
+	string(engine.SaidAllowL7): "allows under conditions that a proxy checks",
+	string(engine.SaidDeny):    "denies",
+	string(engine.SaidPass):    "passes on",
+	string(engine.EndDeny):     "no rule matches, so it denies",
+	string(engine.EndPass):     "no rule matches, so the next tier decides",
+}
+
+func (t Tier) text(w io.Writer) {
+	for _, r := range t.Logs {
+		fmt.Fprintf(w, "        tier %s: logged by %s\n", t.Tier, r)
+	}
+	if t.Rule != nil {
+		fmt.Fprintf(w, "        tier %s: %s, by %s\n", t.Tier, says[t.Says], *t.Rule)
+		return
+	}
+	fmt.Fprintf(w, "        tier %s (%s): %s\n", t.Tier, strings.Join(t.Policies, ", "), says[t.Says])
+}
+
+// String names the rule and its place.
+func (r Rule) String() string {
+	at := place(r.Kind, r.Namespace, r.Name, r.Field, r.File, r.Line)
+	if r.RuleName != "" {
+		return fmt.Sprintf("rule %q of %s", r.RuleName, at)
+	}
+	return at
 }
 
 // place names a part of a policy: NetworkPolicy shop/web spec.ingress[0] (web.yaml:12).
@@ -171,6 +253,7 @@ var reasons = map[string]string{
 	string(engine.OwnNode):     "a pod's own node always reaches it",
 	string(engine.NotIsolated): "no policy isolates the pod in this direction",
 	string(engine.ByRule):      "a rule decides",
+	string(engine.ByCondition): "a rule allows it under conditions (HTTP, DNS, TLS names or authentication) that nothing checks yet, so it is shut",
 	string(engine.DefaultDeny): "policies isolate the pod and no rule allows this",
 	string(engine.UnknownPeer): "the other end is an address in the pod range that no pod has",
 }

@@ -146,6 +146,7 @@ func explain(t *testing.T, s *scenarios.Scenario, file []byte) string {
 	from := party(t, m, src, to)
 	var out bytes.Buffer
 	e := report.Explain(src, dst, p.Interval.First, m.Verdict(from, to, p.Interval.First))
+	e.AddTiers(m, from, to, p.Interval.First)
 	e.AddNearMisses(m, from, to, p.Interval.First)
 	e.Text(&out, report.Paint{})
 	return command + "\n" + out.String()

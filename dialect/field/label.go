@@ -2,6 +2,7 @@ package field
 
 import (
 	"regexp"
+	"strings"
 
 	"github.com/sallyport-dev/sallyport/model"
 )
@@ -10,6 +11,7 @@ var (
 	labelValue = regexp.MustCompile(`^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$`)
 	labelName  = regexp.MustCompile(`^([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$`)
 	dnsDomain  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	portName   = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 	labelKey   = regexp.MustCompile(`^(([^/]+)/)?([^/]+)$`)
 )
 
@@ -25,6 +27,11 @@ func ValidLabelValue(v string) bool { return len(v) <= 63 && labelValue.MatchStr
 
 // ValidName says whether Kubernetes accepts the object name (a DNS subdomain).
 func ValidName(n string) bool { return n != "" && len(n) <= 253 && dnsDomain.MatchString(n) }
+
+// ValidPortName says whether Kubernetes accepts the name for a container's port.
+func ValidPortName(n string) bool {
+	return len(n) <= 15 && portName.MatchString(n) && !strings.Contains(n, "--") && strings.ContainsAny(n, "abcdefghijklmnopqrstuvwxyz")
+}
 
 const (
 	keyHint   = "a label key is an optional DNS prefix and '/', then up to 63 letters, digits, '-', '_' or '.', beginning and ending with a letter or digit"
@@ -66,6 +73,11 @@ func checkKey(at Cursor, key string) bool {
 }
 
 func checkValue(at Cursor, value string) bool {
+	if strings.HasPrefix(value, "spiffe://") {
+		at.Report(model.Warning, "a SPIFFE ID is no label value: no pod can carry it, so this selects nobody, and the API server refuses it",
+			"select the pods that run as the service account; what proves an identity is authentication, not a label")
+		return true
+	}
 	if !ValidLabelValue(value) {
 		at.Error("label value \""+value+"\" cannot exist", valueHint)
 		return false

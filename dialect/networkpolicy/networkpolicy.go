@@ -8,9 +8,7 @@
 package networkpolicy
 
 import (
-	"regexp"
 	"strconv"
-	"strings"
 
 	"github.com/sallyport-dev/sallyport/dialect/field"
 	"github.com/sallyport-dev/sallyport/model"
@@ -43,19 +41,26 @@ func decodePolicy(o field.Object) (*model.Policy, []model.Problem) {
 	root.Field("status")
 	spec := root.Field("spec")
 	root.Done()
-	d := decoder{namespace: o.Source.Namespace}
+	return Policy(o.Source, spec), problems.List
+}
+
+// Policy is the policy that the spec of a NetworkPolicy stands for, or nil if
+// the spec is no mapping. Fields that somebody asked spec for before are not
+// reported as unknown.
+func Policy(source model.Source, spec field.Cursor) *model.Policy {
+	d := decoder{namespace: source.Namespace}
 	p := &model.Policy{
-		Source: o.Source, Family: model.FamilyKubernetes, Tier: model.TierDefault, Order: model.KubernetesOrder,
-		Subject: model.EndpointSelector{Namespace: o.Source.Namespace},
+		Source: source, Family: model.FamilyKubernetes, Tier: model.TierDefault, Order: model.KubernetesOrder,
+		Subject: model.EndpointSelector{Namespace: source.Namespace},
 	}
 	p.Source.Field = ""
 	if !spec.Present() {
 		// The API server fills in an empty spec: every pod of the namespace, ingress.
 		p.Ingress = &model.Section{DefaultDeny: true}
-		return p, problems.List
+		return p
 	}
 	if !spec.Mapping() {
-		return nil, problems.List
+		return nil
 	}
 	pods, ok := field.Selector(spec.Field("podSelector"))
 	p.Subject.Pods = pods
@@ -77,7 +82,7 @@ func decodePolicy(o field.Object) (*model.Policy, []model.Problem) {
 	if outward {
 		p.Egress = &model.Section{DefaultDeny: true, Rules: egress}
 	}
-	return p, problems.List
+	return p
 }
 
 // policyTypes applies the API server's default: Ingress, and Egress if there
@@ -207,12 +212,6 @@ func ipBlock(c field.Cursor) (model.IPBlock, bool) {
 	return out, ok
 }
 
-var portName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
-
-func validPortName(n string) bool {
-	return len(n) <= 15 && portName.MatchString(n) && !strings.Contains(n, "--") && strings.ContainsAny(n, "abcdefghijklmnopqrstuvwxyz")
-}
-
 func port(c field.Cursor) (model.Port, bool) {
 	out := model.Port{Protocol: model.TCP, Last: 65535, Source: c.Source()}
 	if c.Present() && !c.Mapping() {
@@ -239,7 +238,7 @@ func port(c field.Cursor) (model.Port, bool) {
 		ok = ok && good
 	case number.Present():
 		out.Name = number.String()
-		if !validPortName(out.Name) {
+		if !field.ValidPortName(out.Name) {
 			hint := "at most 15 lower-case letters, digits and single '-', at least one letter"
 			if _, err := strconv.Atoi(out.Name); err == nil {
 				hint = "a number in quotes is a name; write it without quotes"

@@ -8,8 +8,8 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"os/exec"
@@ -68,38 +68,69 @@ func Build(ctx context.Context, log io.Writer) (Set, error) {
 	if err != nil {
 		return Set{}, err
 	}
-	if err := os.MkdirAll(filepath.Dir(set.Dir), 0o755); err != nil {
-		return Set{}, fmt.Errorf("cannot create the cache: %w", err)
-	}
-	lock, err := os.OpenFile(set.Dir+".lock", os.O_CREATE|os.O_RDWR, 0o644)
+	return set, once(set.Dir, func(part string) error {
+		for _, s := range steps(set.Version) {
+			if err := s.run(ctx, filepath.Join(module, "build"), part, log); err != nil {
+				return err
+			}
+		}
+		// The package's folder, a major version, gave etcd its name.
+		if err := os.Rename(filepath.Join(part, "server"), filepath.Join(part, "etcd")); err != nil {
+			return fmt.Errorf("cannot name etcd: %w", err)
+		}
+		return nil
+	})
+}
+
+// Conformance returns the path of upstream's suite for
+// policy.networking.k8s.io, and compiles it if the cache does not have it.
+func Conformance(ctx context.Context, log io.Writer) (string, error) {
+	module, err := Module()
 	if err != nil {
-		return Set{}, fmt.Errorf("cannot lock the cache: %w", err)
+		return "", err
+	}
+	s := step{"upstream's suite for policy.networking.k8s.io", "conformance", []string{"test", "-c", "-vet=off", "-ldflags", "-s -w", "."}, "conformance.test"}
+	sum := sha256.New()
+	version, err := read(sum, module, conformanceVersion, "conformance/go.mod", "conformance/go.sum", "conformance/suite_test.go")
+	if err != nil {
+		return "", err
+	}
+	_, _ = fmt.Fprint(sum, runtime.Version(), runtime.GOARCH, s)
+	dir, err := cached("network-policy-api-"+version, sum)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, s.output), once(dir, func(part string) error { return s.run(ctx, filepath.Join(module, "build"), part, log) })
+}
+
+// once makes the folder if it is not there yet. It gets its name when it is
+// complete.
+func once(dir string, fill func(part string) error) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return fmt.Errorf("cannot create the cache: %w", err)
+	}
+	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return fmt.Errorf("cannot lock the cache: %w", err)
 	}
 	defer func() { _ = lock.Close() }()
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return Set{}, fmt.Errorf("cannot lock the cache: %w", err)
+		return fmt.Errorf("cannot lock the cache: %w", err)
 	}
-	if _, err := os.Stat(set.Dir); err == nil {
-		return set, nil
+	if _, err := os.Stat(dir); err == nil {
+		return nil
 	}
-	// The folder gets its name when it is complete.
-	part := set.Dir + ".part"
+	part := dir + ".part"
 	if err := os.MkdirAll(part, 0o755); err != nil {
-		return Set{}, fmt.Errorf("cannot create the cache: %w", err)
+		return fmt.Errorf("cannot create the cache: %w", err)
 	}
-	for _, s := range steps(set.Version) {
-		if err := s.run(ctx, filepath.Join(module, "build"), part, log); err != nil {
-			return Set{}, err
-		}
+	if err := fill(part); err != nil {
+		return err
 	}
-	// The package's folder, a major version, gave etcd its name.
-	if err := os.Rename(filepath.Join(part, "server"), filepath.Join(part, "etcd")); err != nil {
-		return Set{}, fmt.Errorf("cannot name etcd: %w", err)
+	if err := os.Rename(part, dir); err != nil {
+		return fmt.Errorf("cannot finish the cache: %w", err)
 	}
-	if err := os.Rename(part, set.Dir); err != nil {
-		return Set{}, fmt.Errorf("cannot finish the cache: %w", err)
-	}
-	return set, nil
+	return nil
 }
 
 // Compile builds commands of the e2e module itself into dir. They are built
@@ -139,37 +170,54 @@ func Module() (string, error) {
 	}
 }
 
-var kubernetesVersion = regexp.MustCompile(`(?m)^require k8s\.io/kubernetes (v\S+)$`)
+// The lines of go.mod files that say the versions of what is built.
+var (
+	kubernetesVersion  = regexp.MustCompile(`(?m)^require k8s\.io/kubernetes (v\S+)$`)
+	conformanceVersion = regexp.MustCompile(`(?m)^\tsigs\.k8s\.io/network-policy-api (v\S+)$`)
+)
 
 // locate says where the programs belong: the name has the version of
 // Kubernetes and a sum of everything that decides what is built.
 func locate(module string) (Set, error) {
 	sum := sha256.New()
-	var version string
-	for _, name := range []string{"runtime/go.mod", "runtime/go.sum", "kubernetes/go.mod", "kubernetes/go.sum", "kubernetes/netpol/suite_test.go"} {
+	version, err := read(sum, module, kubernetesVersion, "runtime/go.mod", "runtime/go.sum", "kubernetes/go.mod", "kubernetes/go.sum", "kubernetes/netpol/suite_test.go")
+	if err != nil {
+		return Set{}, err
+	}
+	_, _ = fmt.Fprint(sum, runtime.Version(), runtime.GOARCH, steps(version))
+	dir, err := cached(version, sum)
+	return Set{Dir: dir, Version: version}, err
+}
+
+// read sums up what decides what is built, and finds the version in it.
+func read(sum hash.Hash, module string, version *regexp.Regexp, names ...string) (found string, err error) {
+	for _, name := range names {
 		text, err := os.ReadFile(filepath.Join(module, "build", name))
 		if err != nil {
-			return Set{}, fmt.Errorf("cannot read what to build: %w", err)
+			return "", fmt.Errorf("cannot read what to build: %w", err)
 		}
-		if m := kubernetesVersion.FindSubmatch(text); m != nil {
-			version = string(m[1])
+		if m := version.FindSubmatch(text); m != nil {
+			found = string(m[1])
 		}
 		sum.Write(text)
 	}
-	if version == "" {
-		return Set{}, errors.New("cannot find the version of Kubernetes: build/kubernetes/go.mod has no line of its own that requires k8s.io/kubernetes")
+	if found == "" {
+		return "", fmt.Errorf("cannot find the version of what to build: none of %s has a line %s", strings.Join(names, ", "), version)
 	}
-	_, _ = fmt.Fprint(sum, runtime.Version(), runtime.GOARCH, steps(version))
+	return found, nil
+}
+
+// cached is the folder of the cache for what the sum stands for.
+func cached(name string, sum hash.Hash) (string, error) {
 	cache := os.Getenv("SALLYPORT_CACHE")
 	if cache == "" {
 		home, err := os.UserHomeDir()
 		if err != nil {
-			return Set{}, fmt.Errorf("cannot place the cache: %w; set SALLYPORT_CACHE", err)
+			return "", fmt.Errorf("cannot place the cache: %w; set SALLYPORT_CACHE", err)
 		}
 		cache = filepath.Join(home, ".cache", "sallyport")
 	}
-	dir, err := filepath.Abs(filepath.Join(cache, "e2e", fmt.Sprintf("%s-%x", version, sum.Sum(nil)[:5])))
-	return Set{Dir: dir, Version: version}, err
+	return filepath.Abs(filepath.Join(cache, "e2e", fmt.Sprintf("%s-%x", name, sum.Sum(nil)[:5])))
 }
 
 func goCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {

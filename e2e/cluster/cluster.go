@@ -7,6 +7,8 @@
 //	198.18.0.254                       ├─ node1 198.18.0.11 ── pods 10.244.x.0/24
 //	                                   └─ node2 198.18.0.12 ── pods 10.244.y.0/24
 //
+// A dual-stack cluster has fd00:198:18::/64 beside it, and fd00:10:244::/56.
+//
 // Nothing is shared with the machine but its kernel, its programs and one link
 // to the fabric. All state is below Dir, and Remove finds everything again,
 // also after a crash. There is one cluster on a machine at a time; it needs
@@ -35,6 +37,7 @@ import (
 type Options struct {
 	Nodes int       // how many; 3 if zero
 	CNI   string    // how pods are attached: "ptp" (if empty), or "bridge", whose packets pass netfilter by br_netfilter
+	Dual  bool      // nodes, pods and Services have IPv6 addresses, too
 	Log   io.Writer // progress; nil for none
 }
 
@@ -47,6 +50,7 @@ type Cluster struct {
 	programs  binary.Set
 	processes []*process
 	cni       string
+	dual      bool
 	log       io.Writer
 }
 
@@ -57,7 +61,7 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("cannot start a cluster: namespaces need root")
 	}
-	c := &Cluster{owner: identify(os.Getpid()), cni: o.CNI, log: o.Log}
+	c := &Cluster{owner: identify(os.Getpid()), cni: o.CNI, dual: o.Dual, log: o.Log}
 	if c.log == nil {
 		c.log = io.Discard
 	}
@@ -103,11 +107,11 @@ func (c *Cluster) start(ctx context.Context, nodes int) error {
 	if err := binary.Compile(ctx, filepath.Join(Dir, "bin"), "node", "pause"); err != nil {
 		return err
 	}
-	if err := makeFabric(); err != nil {
+	if err := c.makeFabric(); err != nil {
 		return err
 	}
 	for i := range nodes {
-		c.Nodes = append(c.Nodes, newNode(i+1))
+		c.Nodes = append(c.Nodes, newNode(i+1, c.dual))
 	}
 	if err := c.startControlPlane(ctx); err != nil {
 		return err
@@ -287,8 +291,8 @@ func (c *Cluster) SaveLogs(dir string) error {
 	return nil
 }
 
-// each does something with every node at once.
-func (c *Cluster) each(do func(n *Node) error) error {
+// Each does something with every node at once.
+func (c *Cluster) Each(do func(n *Node) error) error {
 	errs := make([]error, len(c.Nodes))
 	var all sync.WaitGroup
 	for i, n := range c.Nodes {

@@ -20,6 +20,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/poll"
 )
 
 const apiServer = "kube-apiserver"
@@ -43,7 +45,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if err := c.add(program(apiServer,
 		"--etcd-servers=http://127.0.0.1:2379",
 		"--advertise-address="+controlIP,
-		"--service-cluster-ip-range="+serviceRange,
+		"--service-cluster-ip-range="+c.stacks(serviceRange, serviceRange6),
 		"--tls-cert-file="+pki("api.crt"),
 		"--tls-private-key-file="+pki("api.key"),
 		"--token-auth-file="+pki("tokens.csv"),
@@ -65,7 +67,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 		"--kubeconfig="+pki("kube-controller-manager.kubeconfig"),
 		"--leader-elect=false",
 		"--allocate-node-cidrs",
-		"--cluster-cidr="+podRange,
+		"--cluster-cidr="+c.stacks(podRange, podRange6),
 		"--service-account-private-key-file="+pki("accounts.key"),
 		"--root-ca-file="+pki("ca.crt"),
 		"--use-service-account-credentials",
@@ -108,7 +110,7 @@ func (c *Cluster) waitForAPIServer(ctx context.Context) error {
 	roots.AppendCertsFromPEM(pem)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true, Proxy: nil}
 	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
-	err = poll(ctx, time.Minute, func() error {
+	err = poll.Until(ctx, time.Minute, func() error {
 		res, err := client.Get(apiURL + "/readyz")
 		if err != nil {
 			return err
@@ -124,22 +126,6 @@ func (c *Cluster) waitForAPIServer(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("cannot reach the API server: %w", err), c.logs(apiServer))
 	}
 	return nil
-}
-
-// poll tries until it works, at most for the time given; then it returns why
-// it did not.
-func poll(ctx context.Context, limit time.Duration, try func() error) error {
-	for begin := time.Now(); ; {
-		err := try()
-		if err == nil || time.Since(begin) > limit {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
 }
 
 // users by name, with their groups. Each has a token, and a kubeconfig below

@@ -20,7 +20,21 @@ const (
 	nodeIP       = "198.18.0.%d"
 	podRange     = "10.244.0.0/16"
 	serviceRange = "10.96.0.0/16"
+
+	controlIP6    = "fd00:198:18::1"
+	nodeIP6       = "fd00:198:18::%d"
+	podRange6     = "fd00:10:244::/56"
+	serviceRange6 = "fd00:10:96::/112"
 )
+
+// stacks joins what a cluster has of both families by commas, as Kubernetes
+// writes them.
+func (c *Cluster) stacks(v4, v6 string) string {
+	if c.dual {
+		return v4 + "," + v6
+	}
+	return v4
+}
 
 // ip runs one command of ip per line.
 func ip(format string, args ...any) error {
@@ -54,11 +68,11 @@ func netns(name string) string { return filepath.Join("/run/netns", name) }
 
 // makeFabric makes the control plane's namespace with the bridge, and the
 // machine's link to it.
-func makeFabric() error {
+func (c *Cluster) makeFabric() error {
 	if err := makeSpace(controlSpace); err != nil {
 		return err
 	}
-	return ip(`-n %[1]s link set lo up
+	err := ip(`-n %[1]s link set lo up
 		-n %[1]s link add fabric type bridge
 		-n %[1]s addr add %[2]s/24 dev fabric
 		-n %[1]s link set fabric up
@@ -66,6 +80,11 @@ func makeFabric() error {
 		-n %[1]s link set machine master fabric up
 		addr add 198.18.0.254/24 dev %[3]s
 		link set %[3]s up`, controlSpace, controlIP, machineLink)
+	if err == nil && c.dual {
+		err = ip(`-n %[1]s addr add %[2]s/64 dev fabric nodad
+			addr add fd00:198:18::fe/64 dev %[3]s nodad`, controlSpace, controlIP6, machineLink)
+	}
+	return err
 }
 
 // join makes the node's namespace and its link to the fabric.
@@ -73,15 +92,21 @@ func (n *Node) join() error {
 	if err := makeSpace(n.space()); err != nil {
 		return err
 	}
-	return ip(`-n %[1]s link set lo up
+	err := ip(`-n %[1]s link set lo up
 		-n %[2]s link add %[3]s type veth peer name eth0 netns %[1]s
 		-n %[2]s link set %[3]s master fabric up
 		-n %[1]s addr add %[4]s/24 dev eth0
 		-n %[1]s link set eth0 up
 		-n %[1]s route add default via %[5]s`, n.space(), controlSpace, n.Name, n.IP, controlIP)
+	if err == nil && n.IP6 != "" {
+		err = ip(`-n %[1]s addr add %[2]s/64 dev eth0 nodad
+			-n %[1]s route add default via %[3]s`, n.space(), n.IP6, controlIP6)
+	}
+	return err
 }
 
-// makeRoutes tells everyone behind which node a pod is.
+// makeRoutes tells everyone behind which node a pod is; a route that is there
+// stays.
 func (c *Cluster) makeRoutes() error {
 	for _, to := range c.Nodes {
 		spaces := []string{controlSpace}
@@ -91,7 +116,13 @@ func (c *Cluster) makeRoutes() error {
 			}
 		}
 		for _, s := range spaces {
-			if err := ip("-n %s route add %s via %s", s, to.PodCIDR, to.IP); err != nil {
+			if err := ip("-n %s route replace %s via %s", s, to.PodCIDR, to.IP); err != nil {
+				return err
+			}
+			if to.IP6 == "" {
+				continue
+			}
+			if err := ip("-n %s route replace %s via %s", s, to.PodCIDR6, to.IP6); err != nil {
 				return err
 			}
 		}

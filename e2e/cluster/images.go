@@ -22,7 +22,7 @@ const (
 // into all nodes. Pods find it by its name if their imagePullPolicy is not
 // Always; there is no registry to pull from.
 func (c *Cluster) Load(ctx context.Context, tar string) error {
-	return c.each(func(n *Node) error {
+	return c.Each(func(n *Node) error {
 		cmd := exec.CommandContext(ctx, c.Program("ctr"), "--address", n.Root("/run/containerd/containerd.sock"),
 			"--namespace", "k8s.io", "images", "import", "--local", tar)
 		if out, err := cmd.CombinedOutput(); err != nil {

@@ -12,26 +12,33 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/poll"
 )
 
 // Node is a node of the cluster.
 type Node struct {
-	Name    string `json:"name"`    // also its host name
-	IP      string `json:"ip"`      // on the fabric
-	PodCIDR string `json:"podCIDR"` // where its pods have their addresses
-	NetNS   string `json:"netns"`   // path of its network namespace
-	Cgroup  string `json:"cgroup"`  // its pods' root, in every hierarchy
-	PID     int    `json:"pid"`     // of its first process, as the machine counts; its files are below /proc/PID/root
+	Name          string `json:"name"`    // also its host name
+	IP            string `json:"ip"`      // on the fabric
+	PodCIDR       string `json:"podCIDR"` // where its pods have their addresses
+	IP6, PodCIDR6 string // the same of IPv6, in a dual-stack cluster
+	NetNS         string `json:"netns"`  // path of its network namespace
+	Cgroup        string `json:"cgroup"` // its pods' root, in every hierarchy
+	PID           int    `json:"pid"`    // of its first process, as the machine counts; its files are below /proc/PID/root
 }
 
-func newNode(number int) *Node {
+func newNode(number int, dual bool) *Node {
 	name := "node" + strconv.Itoa(number)
-	return &Node{
+	n := &Node{
 		Name:   name,
 		IP:     fmt.Sprintf(nodeIP, 10+number),
 		NetNS:  netns(prefix + name),
 		Cgroup: "/" + cgroup + "/" + name,
 	}
+	if dual {
+		n.IP6 = fmt.Sprintf(nodeIP6, 10+number)
+	}
+	return n
 }
 
 func (n *Node) space() string { return prefix + n.Name }
@@ -59,7 +66,7 @@ func (n *Node) Restart(service string) error {
 	if out, err := n.Command(context.Background(), "sh", "-c", "kill -KILL "+string(text)).CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot restart %s on %s: %w: %s", service, n.Name, err, out)
 	}
-	return poll(context.Background(), 10*time.Second, func() error {
+	return poll.Until(context.Background(), 10*time.Second, func() error {
 		if now, err := os.ReadFile(file); err != nil || string(now) == string(text) {
 			return fmt.Errorf("%s does not start again on %s: see %s", service, n.Name, n.Root("/var/log/"+service+".log"))
 		}
@@ -76,13 +83,17 @@ func (c *Cluster) startNode(n *Node) error {
 		return err
 	}
 	dir := filepath.Join(Dir, "nodes", n.Name)
-	if err := n.writeConfigs(filepath.Join(dir, "run/sallyport-e2e")); err != nil {
+	if err := c.writeConfigs(n, filepath.Join(dir, "run/sallyport-e2e")); err != nil {
 		return err
+	}
+	addresses := n.IP
+	if n.IP6 != "" {
+		addresses += "," + n.IP6
 	}
 	p := &process{
 		Name:  n.Name,
 		Space: n.space(),
-		Args:  []string{filepath.Join(Dir, "bin/node"), n.Name, n.IP, dir, c.programs.Dir},
+		Args:  []string{filepath.Join(Dir, "bin/node"), n.Name, addresses, dir, c.programs.Dir},
 		Flags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
 	}
 	if err := c.add(p); err != nil {
@@ -92,16 +103,69 @@ func (c *Cluster) startNode(n *Node) error {
 	return c.save()
 }
 
+// Reboot ends the node at once, as if its power was cut, and starts it again:
+// what it held in memory is gone, processes, devices, tables, BPF and /run, and
+// what it had on disk is there. It returns when the node has been started, not
+// when it is ready.
+func (c *Cluster) Reboot(n *Node) error {
+	p, err := c.process(n.Name)
+	if err != nil {
+		return err
+	}
+	if err := p.end(syscall.SIGKILL); err != nil {
+		return err
+	}
+	// Its connections would keep the namespace, and so the link, for a while.
+	if err := ip("-n %s link delete %s", controlSpace, n.Name); err != nil {
+		return err
+	}
+	if err := ip("netns delete %s", n.space()); err != nil {
+		return err
+	}
+	if err := n.join(); err != nil {
+		return err
+	}
+	if err := c.makeRoutes(); err != nil {
+		return err
+	}
+	run := filepath.Join(Dir, "nodes", n.Name, "run")
+	entries, err := os.ReadDir(run)
+	if err != nil {
+		return fmt.Errorf("cannot empty /run of %s: %w", n.Name, err)
+	}
+	for _, e := range entries {
+		if e.Name() == "sallyport-e2e" {
+			continue // it was written from outside
+		}
+		if err := os.RemoveAll(filepath.Join(run, e.Name())); err != nil {
+			return fmt.Errorf("cannot empty /run of %s: %w", n.Name, err)
+		}
+	}
+	if err := c.spawn(p); err != nil {
+		return err
+	}
+	n.PID = p.PID
+	return c.save()
+}
+
 // connectNode waits until the node is registered and has addresses for its
 // pods, and gives it the plugins that attach them.
 func (c *Cluster) connectNode(ctx context.Context, n *Node) error {
-	err := poll(ctx, time.Minute, func() error {
-		out, err := c.Kubectl(ctx, "get", "node", n.Name, "-o", "jsonpath={.spec.podCIDR}")
-		if err == nil && out == "" {
-			err = errors.New("it has no addresses for pods yet")
+	err := poll.Until(ctx, time.Minute, func() error {
+		out, err := c.Kubectl(ctx, "get", "node", n.Name, "-o", "jsonpath={.spec.podCIDRs[*]}")
+		cidrs := strings.Fields(out)
+		switch {
+		case err != nil:
+			return err
+		case len(cidrs) == 0:
+			return errors.New("it has no addresses for pods yet")
+		case n.IP6 != "" && len(cidrs) < 2:
+			return fmt.Errorf("its pods have addresses of one family only, %s", out)
+		case n.IP6 != "":
+			n.PodCIDR6 = cidrs[1]
 		}
-		n.PodCIDR = out
-		return err
+		n.PodCIDR = cidrs[0]
+		return nil
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("node %s does not join the cluster: %w", n.Name, err), c.logs(n.Name), c.logs(n.Name, "kubelet"))
@@ -133,6 +197,10 @@ type object map[string]any
 // cni is the chain of plugins. Nothing is masqueraded: policies see the
 // addresses of pods.
 func (n *Node) cni(kind string) object {
+	ranges, routes := [][]object{{{"subnet": n.PodCIDR}}}, []object{{"dst": "0.0.0.0/0"}}
+	if n.IP6 != "" {
+		ranges, routes = append(ranges, []object{{"subnet": n.PodCIDR6}}), append(routes, object{"dst": "::/0"})
+	}
 	return object{
 		"cniVersion": "1.0.0",
 		"name":       "e2e",
@@ -142,11 +210,7 @@ func (n *Node) cni(kind string) object {
 				"bridge":      "cni0", // bridge only, as the next two
 				"isGateway":   true,
 				"hairpinMode": true,
-				"ipam": object{
-					"type":   "host-local",
-					"ranges": [][]object{{{"subnet": n.PodCIDR}}},
-					"routes": []object{{"dst": "0.0.0.0/0"}},
-				},
+				"ipam":        object{"type": "host-local", "ranges": ranges, "routes": routes},
 			},
 			{"type": "portmap", "capabilities": object{"portMappings": true}, "backend": "nftables"},
 		},
@@ -154,7 +218,7 @@ func (n *Node) cni(kind string) object {
 }
 
 // writeConfigs writes what the node's services read.
-func (n *Node) writeConfigs(dir string) error {
+func (c *Cluster) writeConfigs(n *Node, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -175,7 +239,7 @@ func (n *Node) writeConfigs(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "containerd.toml"), []byte(containerdConfig), 0o644); err != nil {
 		return err
 	}
-	if err := writeJSON(filepath.Join(dir, "kube-proxy.json"), kubeProxyConfig); err != nil {
+	if err := writeJSON(filepath.Join(dir, "kube-proxy.json"), kubeProxyConfig(c.stacks(podRange, podRange6))); err != nil {
 		return err
 	}
 	return writeJSON(filepath.Join(dir, "kubelet.json"), n.kubeletConfig())
@@ -200,15 +264,17 @@ sandbox = '` + pauseImage + `'
 restrict_oom_score_adj = true
 `
 
-var kubeProxyConfig = object{
-	"apiVersion":       "kubeproxy.config.k8s.io/v1alpha1",
-	"kind":             "KubeProxyConfiguration",
-	"mode":             "nftables",
-	"clusterCIDR":      podRange,
-	"clientConnection": object{"kubeconfig": "/run/sallyport-e2e/kube-proxy.kubeconfig"},
-	"oomScoreAdj":      0,
-	// Limits of connection tracking belong to the machine.
-	"conntrack": object{"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+func kubeProxyConfig(pods string) object {
+	return object{
+		"apiVersion":       "kubeproxy.config.k8s.io/v1alpha1",
+		"kind":             "KubeProxyConfiguration",
+		"mode":             "nftables",
+		"clusterCIDR":      pods,
+		"clientConnection": object{"kubeconfig": "/run/sallyport-e2e/kube-proxy.kubeconfig"},
+		"oomScoreAdj":      0,
+		// Limits of connection tracking belong to the machine.
+		"conntrack": object{"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+	}
 }
 
 func (n *Node) kubeletConfig() object {

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/poll"
 )
 
 // Remove removes the cluster, or what a crash left of one: processes, network
@@ -100,7 +102,7 @@ func removeFiles() error {
 		}
 	}
 	// What the last processes wrote while they ended may come in between.
-	err = poll(context.Background(), 5*time.Second, func() error { return os.RemoveAll(Dir) })
+	err = poll.Until(context.Background(), 5*time.Second, func() error { return os.RemoveAll(Dir) })
 	if err != nil {
 		return fmt.Errorf("cannot remove the cluster's files: %w", err)
 	}

@@ -3,7 +3,6 @@ package provider
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,11 +19,12 @@ import (
 	"github.com/sallyport-dev/sallyport/e2e/cluster"
 	"github.com/sallyport-dev/sallyport/e2e/clustertest"
 	"github.com/sallyport-dev/sallyport/e2e/image"
+	"github.com/sallyport-dev/sallyport/e2e/poll"
 	"github.com/sallyport-dev/sallyport/e2e/prober"
 )
 
 func TestMain(m *testing.M) {
-	clustertest.Main(m, cluster.Options{CNI: os.Getenv("SALLYPORT_E2E_CNI")})
+	clustertest.Main(m, cluster.Options{CNI: os.Getenv("SALLYPORT_E2E_CNI"), Dual: os.Getenv("SALLYPORT_E2E_DUAL") != ""})
 }
 
 const proberImage = "docker.io/library/prober:e2e"
@@ -117,14 +116,16 @@ type pod struct {
 	labels      object
 	args        []string
 	hostNetwork bool
-	health      bool // the kubelet asks it over HTTP, at port 8080
-	ip          string
+	health      bool   // the kubelet asks it over HTTP, at port 8080
+	ip, ip6     string // the second in a dual-stack cluster
 	*prober.Client
 }
 
 func (p *pod) id() string { return p.ns + "." + p.name }
 
 func (p *pod) at(port int) string { return net.JoinHostPort(p.ip, strconv.Itoa(port)) }
+
+func (p *pod) at6(port int) string { return net.JoinHostPort(p.ip6, strconv.Itoa(port)) }
 
 func (p *pod) object() object {
 	args := append([]string{"-name", p.id()}, p.args...)
@@ -170,6 +171,7 @@ type podList struct {
 		meta
 		Status struct {
 			PodIP      string
+			PodIPs     []struct{ IP string }
 			Conditions []struct{ Type, Status string }
 		}
 	}
@@ -193,6 +195,9 @@ func (l lab) wait(pods ...*pod) {
 				for _, c := range x.Status.Conditions {
 					if x.Metadata.Name == p.name && c.Type == "Ready" && c.Status == "True" && x.Status.PodIP != "" {
 						p.ip, ready = x.Status.PodIP, true
+						if ips := x.Status.PodIPs; len(ips) > 1 {
+							p.ip6 = ips[1].IP
+						}
 					}
 				}
 			}
@@ -331,15 +336,7 @@ func (l lab) realised(version string) {
 
 // eventually tries until it works, and returns the last error.
 func eventually(limit time.Duration, try func() error) error {
-	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-		err := try()
-		if err == nil {
-			return nil
-		}
-		if time.Since(begin) > limit {
-			return fmt.Errorf("after %v: %w", limit, err)
-		}
-	}
+	return poll.Until(context.Background(), limit, try)
 }
 
 // sallyport runs the command on this machine, as an administrator does.
@@ -365,15 +362,4 @@ func (l lab) agents(n *cluster.Node) (pids []int) {
 		}
 	}
 	return pids
-}
-
-// each does something with every node at once.
-func (l lab) each(do func(n *cluster.Node) error) error {
-	errs := make([]error, len(l.Nodes))
-	var all sync.WaitGroup
-	for i, n := range l.Nodes {
-		all.Go(func() { errs[i] = do(n) })
-	}
-	all.Wait()
-	return errors.Join(errs...)
 }

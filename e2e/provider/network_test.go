@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"testing"
 	"time"
@@ -12,8 +13,11 @@ import (
 )
 
 // outside is this machine's address on the fabric: it is no node's and no
-// pod's.
-const outside = "198.18.0.254"
+// pod's. The second is that of a dual-stack cluster.
+const (
+	outside  = "198.18.0.254"
+	outside6 = "fd00:198:18::fe"
+)
 
 // visit is one attempt to connect and what must come of it.
 type visit struct {
@@ -57,6 +61,26 @@ func (l lab) visits(phase string, list []visit) {
 	l.t.Logf("%s: %d of %d attempts as they must be", phase, len(wrong)-bad, len(wrong))
 }
 
+// who gets in, by what the visits are called.
+type who = map[string]bool
+
+// phase makes the visits; those in open must succeed, besides those that
+// always do, and no others.
+func (l lab) phase(name string, open who, list []visit) {
+	l.t.Helper()
+	seen := 0
+	for i := range list {
+		if open[list[i].what] {
+			list[i].open = true
+			seen++
+		}
+	}
+	if seen != len(open) {
+		l.t.Fatalf("%s: %v names others than %d of the visits", name, open, seen)
+	}
+	l.visits(name, list)
+}
+
 func (v visit) try(ctx context.Context, proto string) prober.Outcome {
 	if v.from == nil {
 		return prober.Dial(proto, v.to, time.Second)
@@ -68,14 +92,14 @@ func (v visit) try(ctx context.Context, proto string) prober.Outcome {
 	return o
 }
 
-// service makes a Service for TCP and UDP and returns its address and its
-// ports on nodes.
-func (l lab) service(ns, name string, spec object) (ip string, node map[string]int) {
+// service makes a Service for TCP and UDP and returns its addresses, of the
+// families that spec asks for, and its ports on nodes.
+func (l lab) service(ns, name string, spec object) (ips []string, node map[string]int) {
 	l.t.Helper()
 	var out struct {
 		Spec struct {
-			ClusterIP string
-			Ports     []struct {
+			ClusterIPs []string
+			Ports      []struct {
 				Name     string
 				NodePort int
 			}
@@ -92,14 +116,25 @@ func (l lab) service(ns, name string, spec object) (ip string, node map[string]i
 	for _, p := range out.Spec.Ports {
 		node[p.Name] = p.NodePort
 	}
-	return out.Spec.ClusterIP, node
+	return out.Spec.ClusterIPs, node
 }
 
 func block(addresses ...string) (out []object) {
 	for _, a := range addresses {
-		out = append(out, object{"ipBlock": object{"cidr": a + "/32"}})
+		ip := netip.MustParseAddr(a)
+		out = append(out, object{"ipBlock": object{"cidr": netip.PrefixFrom(ip, ip.BitLen()).String()}})
 	}
 	return out
+}
+
+// ingress lets the peers in to all pods of the namespace.
+func ingress(from []object) object {
+	return object{"podSelector": object{}, "policyTypes": []string{"Ingress"}, "ingress": []object{{"from": from}}}
+}
+
+// egress lets all pods of the namespace out to the peers.
+func egress(to []object) object {
+	return object{"podSelector": object{}, "policyTypes": []string{"Egress"}, "egress": []object{{"to": to}}}
 }
 
 // TestNodesAndServices has pods, nodes and the outside reach isolated pods
@@ -121,19 +156,17 @@ func TestNodesAndServices(t *testing.T) {
 	l.start(append(all, hosts...)...) // ready: the kubelet's probes of isolated pods pass
 	t.Logf("isolated pods passed their kubelets' probes")
 
-	ip, _ := l.service(home, "cluster-ip", object{"type": "ClusterIP"})
+	ips, _ := l.service(home, "cluster-ip", object{"type": "ClusterIP"})
 	_, any := l.service(home, "any", object{"type": "NodePort", "externalTrafficPolicy": "Cluster"})
 	_, local := l.service(home, "local", object{"type": "NodePort", "externalTrafficPolicy": "Local"})
-	service := net.JoinHostPort(ip, "7000")
+	service := net.JoinHostPort(ips[0], "7000")
 	at := func(i int, ports map[string]int) string { return net.JoinHostPort(n[i].IP, strconv.Itoa(ports["tcp"])) }
 	host := func(i int) string { return net.JoinHostPort(n[i].IP, "7999") }
 	pod := server.at(7000)
 
-	// open lists who gets in; everybody else must not.
-	type who = map[string]bool
 	phase := func(name string, open who) {
 		t.Helper()
-		list := []visit{
+		l.phase(name, open, []visit{
 			{hosts[0], pod, true, "own node"}, // always
 			{hosts[1], pod, false, "node2"},
 			{hosts[2], pod, false, "node3"},
@@ -151,26 +184,12 @@ func TestNodesAndServices(t *testing.T) {
 			{guest, host(2), false, "guest to node3"},
 			{stranger, host(0), true, "stranger to its own node"}, // no policy there
 			{stranger, host(2), true, "stranger to node3"},
-		}
-		seen := 0
-		for i := range list {
-			if open[list[i].what] {
-				list[i].open = true
-				seen++
-			}
-		}
-		if seen != len(open) {
-			t.Fatalf("%s: %v names others than %d of the visits", name, open, seen)
-		}
-		l.visits(name, list)
+		})
 	}
 	swap := func(name string, spec object) {
 		t.Helper()
 		_, version := l.policy(home, name, spec)
 		l.realised(version)
-	}
-	ingress := func(from []object) object {
-		return object{"podSelector": object{}, "policyTypes": []string{"Ingress"}, "ingress": []object{{"from": from}}}
 	}
 	phase("deny", who{})
 	swap("outside", ingress(block(outside)))
@@ -186,7 +205,7 @@ func TestNodesAndServices(t *testing.T) {
 	swap("peer", peer(away))
 	phase("peer namespace", who{"friend": true, "friend by ClusterIP": true})
 	l.deletePolicy(home, "peer")
-	swap("nodes", object{"podSelector": object{}, "policyTypes": []string{"Egress"}, "egress": []object{{"to": block(n[1].IP)}}})
+	swap("nodes", egress(block(n[1].IP)))
 	phase("egress to node2", who{"guest to its own node": true})
 	l.deletePolicy(home, "nodes")
 	l.deletePolicy(home, "deny")

@@ -78,8 +78,8 @@ func TestPodStart(t *testing.T) {
 	t.Run("with the CNI plugin", func(t *testing.T) { enforced(t).podStarts(pods, 40, true).check(t) })
 	t.Run("without the CNI plugin", func(t *testing.T) {
 		l := enforced(t)
-		must(t, l.each(unchain))
-		defer l.each(rechain)
+		must(t, l.Each(unchain))
+		defer l.Each(rechain)
 		l.podStarts(closed, closed, true).check(t)
 	})
 }

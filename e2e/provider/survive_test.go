@@ -30,7 +30,7 @@ func TestAgentsAreKilled(t *testing.T) {
 		// but not with a new pod.
 		if time.Since(next) > 2*time.Second {
 			next = time.Now()
-			must(t, s.each(s.agentPods))
+			must(t, s.Each(s.agentPods))
 		}
 	}
 	t.Logf("%d agents killed", kills)
@@ -50,7 +50,7 @@ func TestAgentsAreKilled(t *testing.T) {
 		"egress": []object{{"to": []object{{"namespaceSelector": object{"matchLabels": object{"name": s.wild}}}}}},
 	})
 	_, version := s.policy(s.away, "deny", object{"podSelector": object{}, "policyTypes": []string{"Ingress"}})
-	must(t, s.each(s.agentPods))
+	must(t, s.Each(s.agentPods))
 	s.rollout()
 	s.realised(version)
 	must(t, eventually(15*time.Second, func() error {
@@ -118,7 +118,7 @@ func TestAPIServerAway(t *testing.T) {
 	up = true
 	began := time.Now()
 	if err := eventually(time.Minute, func() error {
-		return s.each(func(n *cluster.Node) error {
+		return s.Each(func(n *cluster.Node) error {
 			a, err := agent(n)
 			if err == nil && (!a.Ready || len(a.Degraded) > 0) {
 				err = fmt.Errorf("%s: %v", n.Name, a.Degraded)
@@ -132,6 +132,93 @@ func TestAPIServerAway(t *testing.T) {
 	s.control() // a change works
 	_, version := s.policy(s.away, "deny", object{"podSelector": object{}, "policyTypes": []string{"Ingress"}})
 	s.realised(version)
+}
+
+// TestReboot cuts a node's power: its pods come back with other addresses,
+// beside an agent that starts at the same time, and are isolated from their
+// first instruction on.
+func TestReboot(t *testing.T) {
+	l := enforced(t)
+	home, away, wild := l.namespace("boot"), l.namespace("boot-away"), l.namespace("boot-wild")
+	node, other := l.Nodes[0], l.Nodes[1]
+	l.policy(home, "deny", deny)
+	_, version := l.policy(home, "peer", peer(away))
+	l.realised(version)
+	victim := &pod{ns: wild, name: "victim", node: other, args: []string{"-listen", "7000"}}
+	ally := &pod{ns: away, name: "ally", node: other, args: []string{"-listen", "7000"}}
+	hunter := &pod{ns: wild, name: "hunter", node: other, args: []string{"-every", "4ms"}}
+	l.start(victim, ally, hunter)
+	var prey []*pod
+	for i := range 5 {
+		prey = append(prey, &pod{ns: home, name: fmt.Sprint("prey-", i), node: node,
+			args: []string{"-listen", "7000", "-to", victim.at(7000) + "," + ally.at(7000)}})
+	}
+	control := &pod{ns: wild, name: "control", node: node, args: []string{"-listen", "7000", "-to", victim.at(7000)}}
+	all := append([]*pod{control}, prey...)
+	l.start(all...)
+	before := map[*pod]string{}
+	for _, p := range all {
+		before[p] = p.ip
+	}
+	stop := l.hunt([]*pod{hunter})
+	defer stop()
+	cut := time.Now()
+	must(t, l.Reboot(node))
+	// The API server says for a while that the pods are ready as they were.
+	for _, p := range all {
+		p.Client = prober.NewClient(node.Root(prober.Dir + "/" + p.id() + ".sock"))
+	}
+	must(t, eventually(2*time.Minute, func() error {
+		for _, p := range all {
+			if _, err := p.State(t.Context()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	must(t, eventually(time.Minute, func() error {
+		l.wait(all...)
+		for _, p := range all {
+			if p.ip == before[p] { // the plugin gives every other address before it gives one again
+				return fmt.Errorf("the API server says that %s is still at %s", p.name, p.ip)
+			}
+		}
+		return nil
+	}))
+	must(t, eventually(time.Minute, func() error {
+		a, err := agent(node)
+		if err == nil && (!a.Ready || len(a.Degraded) > 0) {
+			err = fmt.Errorf("%s: %v", node.Name, a.Degraded)
+		}
+		for _, p := range prey {
+			if err == nil && (arrived(l.state(ally), p.ip, prober.UDPRequest) == 0 || arrived(l.state(p), ally.ip, prober.TCPAnswer) == 0) {
+				err = fmt.Errorf("%s, now at %s, does not reach its peer", p.name, p.ip)
+			}
+		}
+		return err
+	}))
+	back := time.Since(cut)
+	time.Sleep(time.Second)
+	stop()
+	atVictim := l.state(victim)
+	var out, in, answered, sent uint64
+	for _, p := range prey {
+		s := l.state(p)
+		sent += s.Sent
+		in += arrived(s, hunter.ip)
+		for _, ip := range []string{before[p], p.ip} {
+			out += arrived(atVictim, ip)
+			answered += arrived(l.state(hunter), ip, prober.UDPAnswer, prober.TCPAnswer, prober.Unreachable)
+		}
+	}
+	t.Logf("all is well %.1f s after the power was cut; since then %d pods, all with other addresses, sent %d packets, hunters %d; leaked %d out, %d in, %d answered",
+		back.Seconds(), len(prey), sent, l.state(hunter).Sent, out, in, answered)
+	if out+in+answered > 0 {
+		t.Errorf("%d packets leaked out, %d in, %d were answered", out, in, answered)
+	}
+	if arrived(atVictim, control.ip, prober.UDPRequest) == 0 {
+		t.Error("control: of a pod without policies nothing arrives either")
+	}
 }
 
 // TestRevoke deletes the policy that allows live connections.

@@ -79,7 +79,7 @@ func TestZUninstall(t *testing.T) {
 		must(t, err)
 	}
 	installed = false
-	if err := l.each(l.clean); err != nil {
+	if err := l.Each(l.clean); err != nil {
 		t.Error(err)
 	}
 	if out, err := l.Kubectl(t.Context(), "get", "crd,clusterrole,clusterrolebinding,namespace,validatingadmissionpolicy,validatingadmissionpolicybinding", "-o", "name"); err != nil || strings.Contains(out, "sallyport") {

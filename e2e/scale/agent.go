@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/e2e/binary"
+	"github.com/sallyport-dev/sallyport/e2e/poll"
 )
 
 // Agent is a running "sallyport agent" of the first node.
@@ -85,7 +86,7 @@ func get(path string) (string, error) {
 
 // Ready waits until the agent says that it is.
 func (a *Agent) Ready(ctx context.Context) error {
-	return poll(ctx, time.Minute, func() error {
+	return poll.Until(ctx, time.Minute, func() error {
 		select {
 		case <-a.done:
 			return errors.New("the agent has ended")
@@ -145,7 +146,7 @@ func (a *Agent) CPU() (time.Duration, error) {
 type Use struct {
 	RSS, Peak, Anon                      int // bytes
 	Goroutines, Descriptors, Maps, NetNS int
-	HeapInUse                            int
+	HeapInUse, Identities                int
 	Tables                               map[string]int // entries of the kernel's tables
 }
 
@@ -190,7 +191,7 @@ func (a *Agent) Use() (u Use, err error) {
 			u.Tables[table] = int(v)
 		}
 	}
-	u.Goroutines, u.HeapInUse = int(m["go_goroutines"]), int(m["go_memstats_heap_inuse_bytes"])
+	u.Goroutines, u.HeapInUse, u.Identities = int(m["go_goroutines"]), int(m["go_memstats_heap_inuse_bytes"]), int(m["sallyport_identities"])
 	return u, err
 }
 

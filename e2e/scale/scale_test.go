@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/e2e/poll"
 )
 
 func TestMain(m *testing.M) { Main(m) }
@@ -83,7 +85,7 @@ func ears(t *testing.T) (shut, open *Ear) {
 	open, err = Listen("open")
 	must(t, err)
 	must(t, Talk())
-	must(t, poll(t.Context(), 10*time.Second, func() error {
+	must(t, poll.Until(t.Context(), 10*time.Second, func() error {
 		h, err := open.Heard()
 		if err == nil && h.Packets == 0 {
 			err = fmt.Errorf("nothing comes to a pod that policies allow to reach")
@@ -194,6 +196,7 @@ func testChurn(t *testing.T, a *Agent, city *City) {
 func testRestart(t *testing.T, a *Agent, open *Ear) {
 	_, err := open.Heard()
 	must(t, err)
+	before := a.use(t)
 	must(t, a.Kill())
 	time.Sleep(time.Second)
 	must(t, a.Start())
@@ -207,6 +210,10 @@ func testRestart(t *testing.T, a *Agent, open *Ear) {
 	u := a.use(t)
 	t.Logf("ready %s after the start, in force %s after the first list; %d packets passed, no longer than %s without one; at most %d MB",
 		ready.Round(time.Millisecond), after.Round(time.Millisecond), h.Packets, h.Silence.Round(time.Millisecond), u.Peak/mb)
+	// A quiet agent has forgotten what is gone.
+	if before.Identities > 2*u.Identities+300 {
+		t.Errorf("%d identities before the restart, and %d after it", before.Identities, u.Identities)
+	}
 	if after > wantInSync {
 		t.Errorf("in force %s after the first list, want %s", after, wantInSync)
 	}

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/e2e/binary"
+	"github.com/sallyport-dev/sallyport/e2e/poll"
 )
 
 const url = "https://127.0.0.1:6443"
@@ -70,7 +71,7 @@ func Serve(ctx context.Context, log io.Writer) (*Server, error) {
 	); err != nil {
 		return nil, err
 	}
-	return s, poll(ctx, 2*time.Minute, func() error { return s.do(ctx, "GET", "/readyz", nil) })
+	return s, poll.Until(ctx, 2*time.Minute, func() error { return s.do(ctx, "GET", "/readyz", nil) })
 }
 
 func file(name string) string { return filepath.Join(Dir, name) }
@@ -156,20 +157,4 @@ func (s *Server) do(ctx context.Context, method, path string, body object) error
 		err = fmt.Errorf("%s %s: %s: %s", method, path, res.Status, strings.TrimSpace(string(answer[:min(len(answer), 300)])))
 	}
 	return err
-}
-
-// poll tries until it works, at most for the time given; then it returns why
-// it did not.
-func poll(ctx context.Context, limit time.Duration, try func() error) error {
-	for begin := time.Now(); ; {
-		err := try()
-		if err == nil || time.Since(begin) > limit {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
 }

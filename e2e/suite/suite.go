@@ -52,7 +52,7 @@ func (r Result) Check(want int) error {
 		errs = append(errs, fmt.Errorf("%s: %s", f.Spec, f.Message))
 	}
 	if ran := r.Passed + len(r.Failed); ran != want {
-		errs = append(errs, fmt.Errorf("%d specs ran, want %d: does the version of Kubernetes have others?", ran, want))
+		errs = append(errs, fmt.Errorf("%d specs ran, want %d: does this version of the suite have others?", ran, want))
 	}
 	if errs != nil {
 		errs = append(errs, fmt.Errorf("all that the suite printed is in %s", r.Output))

@@ -20,7 +20,7 @@ import (
 
 const usage = `usage: cluster COMMAND
 
-  up [-nodes 3] [-cni ptp|bridge]   start a cluster and leave it up
+  up [-nodes 3] [-cni ptp|bridge] [-dual-stack]   start a cluster and leave it up
   down                              remove it, or what is left of it
   kubeconfig                        print the path of its kubeconfig
   kubectl ARG...                    run its kubectl
@@ -71,6 +71,7 @@ func up(ctx context.Context, args []string) error {
 	o := cluster.Options{Log: os.Stderr}
 	flags.IntVar(&o.Nodes, "nodes", 3, "how many nodes")
 	flags.StringVar(&o.CNI, "cni", "ptp", "how pods are attached: ptp or bridge")
+	flags.BoolVar(&o.Dual, "dual-stack", false, "IPv6 addresses, too")
 	_ = flags.Parse(args)
 	c, err := cluster.Start(ctx, o)
 	if err != nil {

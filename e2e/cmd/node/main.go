@@ -5,7 +5,7 @@
 //
 //	node NAME IP DIR BIN
 //
-// DIR holds what the node writes, BIN the programs. Killing this process ends
+// IP is an address, or one of each family with a comma; DIR holds what the node writes, BIN the programs. Killing this process ends
 // the node and everything that runs on it.
 package main
 
@@ -106,11 +106,15 @@ func forward() error {
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
 		return err
 	}
-	err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("1"), 0)
-	if os.IsNotExist(err) {
-		return nil // no br_netfilter: the cluster has no bridges, or has said so
+	for _, path := range []string{
+		"ipv6/conf/all/forwarding",                                          // missing: the kernel has no IPv6, and so its cluster has none
+		"bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables", // missing: the cluster has no bridges, or has said so
+	} {
+		if err := os.WriteFile(filepath.Join("/proc/sys/net", path), []byte("1"), 0); err != nil && !os.IsNotExist(err) {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // forgetNamespaces drops the copies of other people's network namespaces,

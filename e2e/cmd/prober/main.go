@@ -22,7 +22,7 @@ import (
 
 var (
 	name   = flag.String("name", "", "name of the socket, and in answers")
-	listen = flag.String("listen", "", "ports to answer on: 7000 for TCP and UDP, tcp/80, udp/53, udp/10.0.0.1:53")
+	listen = flag.String("listen", "", "ports to answer on: 7000 for TCP and UDP, tcp/80, udp/53, udp/10.0.0.1:53, udp/[fd00::1]:53")
 	to     = flag.String("to", "", "targets, ip:port, with commas")
 	every  = flag.Duration("every", time.Millisecond, "time between two rounds to the targets")
 	burst  = flag.Duration("burst", 0, "how long that; 0 is for ever")

@@ -22,18 +22,18 @@ func serve(spec string) {
 		serve("udp/" + spec)
 		return
 	}
+	if !strings.Contains(port, ":") {
+		port = ":" + port
+	}
 	if proto == "udp" {
-		if !strings.Contains(port, ":") {
-			port = ":" + port
-		}
-		conn, err := net.ListenPacket("udp4", port)
+		conn, err := net.ListenPacket("udp", port)
 		if err != nil {
 			log.Fatalf("prober: %v", err)
 		}
 		go serveUDP(conn)
 		return
 	}
-	l, err := net.Listen("tcp4", ":"+port)
+	l, err := net.Listen("tcp", port)
 	if err != nil {
 		log.Fatalf("prober: %v", err)
 	}

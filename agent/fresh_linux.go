@@ -1,0 +1,50 @@
+package agent
+
+import (
+	"errors"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/datapath"
+	"github.com/sallyport-dev/sallyport/engine"
+)
+
+// refresh compiles what the Matrix stands for from scratch. What was told apart
+// for the sake of pods and policies that are gone is then one again.
+func refresh(m **engine.Matrix) {
+	c := (*m).Cluster()
+	*m = nil // the one before is of no use while the next one is made
+	*m = engine.Compile(c)
+}
+
+// fit has the Matrix published. If a table is full, there may be room once the
+// Matrix is refreshed, and it is published whole.
+func fit(m **engine.Matrix, d engine.Delta, publish func(engine.Delta) error) error {
+	err := publish(d)
+	if full := (*datapath.FullError)(nil); errors.As(err, &full) {
+		refresh(m)
+		err = publish(engine.Delta{Full: true})
+	}
+	return err
+}
+
+// When a Node refreshes its Matrix: identities have become so many times what
+// they were after the last compilation from scratch, and nothing has changed
+// for a while that would have to wait.
+const (
+	overgrown = 2
+	tolerated = 256 // identities that are not worth it
+	quietTime = 2 * time.Second
+)
+
+// prune refreshes the Matrix at a quiet time, if that is worth it.
+func (n *Node) prune() {
+	before := n.matrix.Identities()
+	if n.behind != nil || before <= overgrown*n.fresh+tolerated || time.Since(n.published) < quietTime {
+		return
+	}
+	began := time.Now()
+	refresh(&n.matrix)
+	n.fresh = n.matrix.Identities()
+	n.publish(engine.Delta{Full: true})
+	n.log.Info("compiled from scratch", "identities_before", before, "identities", n.fresh, "took", time.Since(began))
+}
