@@ -90,11 +90,20 @@ const (
 
 // hidden says whether the object is another form of one that counts.
 func (s *state) hidden(o objectKey) bool {
-	has := func(r *resource, name string) bool { return s.objects[r].rows[key{o.namespace, name}].value != nil }
+	has := func(r *resource, name string) bool {
+		return r != nil && s.objects[r].rows[key{o.namespace, name}].value != nil
+	}
+	if has(o.of.served, o.name) {
+		return true
+	}
+	if !o.of.prefixed() {
+		return false
+	}
 	if name, ok := strings.CutPrefix(o.name, kubernetesPrefix); ok && o.of.gvr.Resource == networkPolicies.gvr.Resource && has(networkPolicies, name) {
 		return true
 	}
-	return o.of.served != nil && (has(o.of.served, o.name) || has(o.of.served, strings.TrimPrefix(o.name, defaultPrefix)))
+	name, ok := strings.CutPrefix(o.name, defaultPrefix)
+	return ok && (has(o.of.served, name) || has(o.of, name))
 }
 
 // hides lists the objects that may be other forms of this one, and that are there.
@@ -106,10 +115,13 @@ func (s *state) hides(o objectKey) (out []objectKey) {
 		}
 	}
 	add(o.of.stored, o.name)
-	add(o.of.stored, defaultPrefix+o.name)
+	if o.of.prefixed() {
+		add(o.of.stored, defaultPrefix+o.name)
+		add(o.of, defaultPrefix+o.name)
+	}
 	if o.of == networkPolicies {
 		for _, r := range languages {
-			if r != o.of && r.gvr.Resource == o.of.gvr.Resource {
+			if r.prefixed() && r.gvr.Resource == o.of.gvr.Resource {
 				add(r, kubernetesPrefix+o.name)
 			}
 		}
