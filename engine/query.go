@@ -213,3 +213,15 @@ func (m *Matrix) Selected(s model.EndpointSelector) []*model.Endpoint {
 
 // PrefixOf is the longest of Prefixes that contains the address.
 func (m *Matrix) PrefixOf(a netip.Addr) netip.Prefix { return m.longest(a, a.BitLen()).prefix }
+
+// Nodes lists the nodes that have addresses, sorted by name.
+func (m *Matrix) Nodes() []model.Node {
+	var out []model.Node
+	for _, n := range m.nodes {
+		if len(n.IPs) > 0 {
+			out = append(out, n)
+		}
+	}
+	slices.SortFunc(out, func(a, b model.Node) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
