@@ -213,8 +213,8 @@ func compareObjects(a, b objectKey) int {
 	return cmp.Or(slices.Index(languages, a.of)-slices.Index(languages, b.of), compareKeys(a.key, b.key))
 }
 
-// PolicyObject is an object of a policy language that holds policies, or that
-// something is wrong with.
+// PolicyObject is a policy as it is written, whatever it stands for; or a tier,
+// set or the like that something is wrong with.
 type PolicyObject struct {
 	Source   model.Source
 	Resource string // "networkpolicies.networking.k8s.io"
@@ -236,7 +236,8 @@ func (s *state) policyObjects() []PolicyObject {
 			Source: p.source, Resource: o.of.name(), Version: strconv.FormatUint(row.since, 10), Policies: p.Policies,
 			Problems: slices.Concat(p.problems, dialect.CheckTiers(p.Policies, tiers)), key: o.key, seen: row.version,
 		}
-		if len(x.Policies) > 0 || len(x.Problems) > 0 {
+		wrong := slices.ContainsFunc(x.Problems, func(p model.Problem) bool { return p.Severity > model.Info })
+		if wrong || strings.HasSuffix(o.of.gvr.Resource, "policies") {
 			out = append(out, x)
 		}
 	}
