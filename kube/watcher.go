@@ -376,8 +376,7 @@ func (w *Watcher) Snapshot() *model.Cluster {
 	return w.state.snapshot()
 }
 
-// PolicyObjects is every object that holds policies, or that something is
-// wrong with, in a fixed order.
+// PolicyObjects is every one that counts, in a fixed order.
 func (w *Watcher) PolicyObjects() []PolicyObject {
 	w.mu.Lock()
 	defer w.mu.Unlock()
