@@ -2,6 +2,7 @@ package provider
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -302,7 +303,7 @@ func (l lab) stand(s *scenario) {
 	for i, p := range s.pods {
 		p["spec"].(object)["nodeName"] = l.Nodes[i%len(l.Nodes)].Name
 		err := l.API(ctx, "POST", fmt.Sprintf("/api/v1/namespaces/%s/pods", p["metadata"].(object)["namespace"]), p, nil)
-		if err != nil && strings.Contains(err.Error(), "422 Unprocessable Entity") {
+		if refused(err) {
 			l.t.Skipf("NOT TESTED: there can be no such pod: %v", err)
 		}
 		must(l.t, err)
@@ -447,7 +448,10 @@ func (l lab) play(s *scenario) error {
 	for _, p := range s.policies {
 		var out meta
 		path := fmt.Sprintf("/apis/networking.k8s.io/v1/namespaces/%s/networkpolicies", p["metadata"].(object)["namespace"])
-		if err := l.API(l.t.Context(), "POST", path, p, &out); err != nil {
+		if err := l.API(l.t.Context(), "POST", path, p, &out); refused(err) {
+			l.t.Logf("NOT TESTED: there can be no policy as in %s: %v", s.name, err)
+			return l.remove(paths)
+		} else if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		paths, version = append(paths, path+"/"+out.Metadata.Name), out.Metadata.ResourceVersion
@@ -463,11 +467,22 @@ func (l lab) play(s *scenario) error {
 	} else if len(s.policies) > 0 {
 		err = l.inForce(s)
 	}
-	// That they are gone is seen with the next scenario's, which come later.
+	return errors.Join(err, l.remove(paths))
+}
+
+// remove deletes policies. That they are gone is seen with the next scenario's,
+// which come later.
+func (l lab) remove(paths []string) (err error) {
 	for _, path := range paths {
-		must(l.t, l.API(l.t.Context(), "DELETE", path, nil, nil))
+		err = errors.Join(err, l.API(l.t.Context(), "DELETE", path, nil, nil))
 	}
 	return err
+}
+
+// refused says whether the API server takes no such object: a file may say
+// what an API server would not have.
+func refused(err error) bool {
+	return err != nil && (strings.Contains(err.Error(), "400 Bad Request") || strings.Contains(err.Error(), "422 Unprocessable Entity"))
 }
 
 // inForce waits until the command says that the scenario's policies are in
