@@ -58,7 +58,7 @@ image:
 chart:
 	$(GO) test -count=1 ./deploy -update
 	mkdir -p dist
-	tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C deploy --transform 's,^chart,sallyport,' -cf - chart | gzip -n > dist/sallyport-chart.tgz
+	tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C deploy --transform 's,^chart,sallyport,' -chf - chart | gzip -n > dist/sallyport-chart.tgz
 
 # A real Kubernetes of three nodes on this machine, to play with. The first
 # time it builds Kubernetes, which takes ten minutes on two cores. Other ones:

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -81,6 +82,9 @@ func (n *Node) degraded() []string {
 		}
 	}
 	out = append(out, n.detours...)
+	for _, unread := range kube.Unread(n.config.World.Health()) {
+		out = append(out, "what is in force of these policies may not be the last that was said: "+unread)
+	}
 	for _, outage := range kube.Outages(n.config.World.Health()) {
 		out = append(out, "the last known state is enforced: "+outage)
 	}
@@ -125,13 +129,15 @@ func (n *Node) isolating(e *model.Endpoint, d model.Direction) []string {
 	out := []string{}
 	if g := n.matrix.Gate(e.Key(), d); g != nil {
 		for _, p := range g.Policies {
-			out = append(out, policyName(p.Source))
+			if name := policyName(p.Source); !slices.Contains(out, name) { // an object may be several policies
+				out = append(out, name)
+			}
 		}
 	}
 	return out
 }
 
-// Policies lists the policies with the number of pods that each selects.
+// Policies lists the objects of policies with the number of pods that each selects.
 func (n *Node) Policies() []api.Policy {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -139,22 +145,41 @@ func (n *Node) Policies() []api.Policy {
 	if n.matrix == nil {
 		return out
 	}
+	parts := map[string][]*model.Policy{} // by key of the first
 	for _, p := range n.matrix.Policies() {
-		x := api.Policy{Kind: p.Source.Kind, Namespace: p.Source.Namespace, Name: p.Source.Name, Problems: []model.Problem{}}
-		for _, e := range n.matrix.Selected(p.Subject) {
-			x.Selected++
-			if _, here := n.local[e.Key()]; here {
-				x.Local++
-			}
-		}
-		for _, problem := range n.problems {
-			if s := problem.Source; s.Kind == p.Source.Kind && s.Namespace == p.Source.Namespace && s.Name == p.Source.Name {
-				x.Problems = append(x.Problems, problem)
-			}
-		}
-		out = append(out, x)
+		first := *p
+		first.Part = 0
+		key := engine.PolicyKey(&first)
+		parts[key] = append(parts[key], p)
+	}
+	for _, key := range slices.Sorted(maps.Keys(parts)) {
+		out = append(out, n.policyOf(parts[key]))
 	}
 	return out
+}
+
+// policyOf describes the object whose parts these are.
+func (n *Node) policyOf(parts []*model.Policy) api.Policy {
+	of := parts[0].Source
+	x := api.Policy{APIVersion: of.APIVersion, Kind: of.Kind, Namespace: of.Namespace, Name: of.Name, Problems: []model.Problem{}}
+	selected := map[string]struct{}{}
+	for _, p := range parts {
+		for _, e := range n.matrix.Selected(p.Subject) {
+			selected[e.Key()] = struct{}{}
+		}
+	}
+	x.Selected = len(selected)
+	for key := range selected {
+		if _, here := n.local[key]; here {
+			x.Local++
+		}
+	}
+	for _, problem := range n.problems {
+		if s := problem.Source; s.APIVersion == of.APIVersion && s.Object() == of.Object() {
+			x.Problems = append(x.Problems, problem)
+		}
+	}
+	return x
 }
 
 // Identities lists the identities with who has them.

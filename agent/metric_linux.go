@@ -106,7 +106,7 @@ func (g gauges) Collect(out chan<- prometheus.Metric) {
 	gauge(endpointsDesc, float64(s.Endpoints), "cluster")
 	gauge(endpointsDesc, float64(s.Local), "node")
 	gauge(policiesDesc, float64(s.Policies))
-	severities := map[model.Severity]int{model.Error: 0, model.Warning: 0}
+	severities := map[model.Severity]int{model.Error: 0, model.Warning: 0, model.Info: 0}
 	for _, p := range s.Problems {
 		severities[p.Severity]++
 	}

@@ -48,6 +48,9 @@ type NodeConfig struct {
 	// ReportEvery is the shortest time between two reports for a cluster of
 	// that many nodes; nil is reportEvery.
 	ReportEvery func(nodes int) time.Duration
+	// Status writes what became of policies into their status, where it is this
+	// node's turn, until the context ends; nil: nobody does.
+	Status func(context.Context) error
 	// Audit is how often the kernel is compared with what it should hold; 0 is
 	// a minute.
 	Audit time.Duration
@@ -158,6 +161,9 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.config.Report != nil {
 		g.Go(func() error { return n.reportLoop(ctx) })
 	}
+	if n.config.Status != nil {
+		g.Go(func() error { return n.config.Status(ctx) })
+	}
 	err := g.Wait()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
@@ -255,7 +261,7 @@ func (n *Node) follow(u kube.Update) {
 	if u.Problems != nil {
 		n.tellProblems(u.Problems)
 	}
-	maps.Copy(n.revisions, u.Revisions)
+	n.revisions = u.Revisions
 	if u.Services {
 		n.services = nil
 	}
@@ -600,11 +606,11 @@ func (n *Node) tellProblems(list []model.Problem) {
 		if _, ok := known[p]; ok {
 			continue
 		}
-		level := slog.LevelWarn
+		level, what := slog.LevelWarn, "a policy is not enforced as its author may think"
 		if p.Severity == model.Error {
-			level = slog.LevelError
+			level, what = slog.LevelError, "a policy is wrong; its wrong part allows nothing"
 		}
-		n.log.Log(context.Background(), level, "a policy is wrong; its wrong part allows nothing", "problem", p.Error())
+		n.log.Log(context.Background(), level, what, "problem", p.Error())
 	}
 	n.problems = list
 }

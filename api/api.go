@@ -88,14 +88,15 @@ type Endpoint struct {
 	Ingress  []string     `json:"ingress"`
 }
 
-// Policy is a policy as the agent sees it.
+// Policy is an object of policies as the agent sees it.
 type Policy struct {
-	Kind      string          `json:"kind"`
-	Namespace string          `json:"namespace,omitempty"`
-	Name      string          `json:"name"`
-	Selected  int             `json:"selected"` // pods of the cluster
-	Local     int             `json:"local"`    // of them, pods of this node
-	Problems  []model.Problem `json:"problems"`
+	APIVersion string          `json:"apiVersion"`
+	Kind       string          `json:"kind"`
+	Namespace  string          `json:"namespace,omitempty"`
+	Name       string          `json:"name"`
+	Selected   int             `json:"selected"` // pods of the cluster
+	Local      int             `json:"local"`    // of them, pods of this node
+	Problems   []model.Problem `json:"problems"`
 }
 
 // Identity is a class of addresses that no policy tells apart.

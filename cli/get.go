@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport-dev/sallyport/api"
+	"github.com/sallyport-dev/sallyport/dialect/networkpolicy"
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/kube"
 	"github.com/sallyport-dev/sallyport/model"
@@ -59,13 +60,14 @@ func (f getFlags) wants(namespace string) bool {
 
 // policyState is one policy and where it is in force.
 type policyState struct {
-	Kind      string          `json:"kind"`
-	Namespace string          `json:"namespace,omitempty"`
-	Name      string          `json:"name"`
-	Selected  int             `json:"selected"`
-	Enforcing []string        `json:"enforcing"` // nodes
-	Nodes     int             `json:"nodes"`
-	Problems  []model.Problem `json:"problems"`
+	APIVersion string          `json:"apiVersion"`
+	Kind       string          `json:"kind"`
+	Namespace  string          `json:"namespace,omitempty"`
+	Name       string          `json:"name"`
+	Selected   int             `json:"selected"`
+	Enforcing  []string        `json:"enforcing"` // nodes
+	Nodes      int             `json:"nodes"`
+	Problems   []model.Problem `json:"problems"`
 }
 
 func (s *session) getPolicies(ctx context.Context, f getFlags) error {
@@ -78,15 +80,12 @@ func (s *session) getPolicies(ctx context.Context, f getFlags) error {
 	if err != nil {
 		return environment(err)
 	}
-	versions, err := kube.PolicyVersions(ctx, cfg)
+	c, objects, problems, err := kube.LoadPolicies(ctx, cfg)
 	if err != nil {
 		return environment(err)
 	}
-	c, problems, err := kube.Load(ctx, cfg)
-	if err != nil {
-		return environment(err)
-	}
-	list := policyStates(c, problems, nodes, versions, f)
+	s.printProblems(problems)
+	list := policyStates(c, objects, nodes, f)
 	if s.output == "json" {
 		err = s.asJSON(map[string]any{"policies": list})
 	} else {
@@ -98,30 +97,40 @@ func (s *session) getPolicies(ctx context.Context, f getFlags) error {
 	return err
 }
 
-func policyStates(c *model.Cluster, problems []model.Problem, nodes []kube.NodeState, versions map[string]string, f getFlags) []policyState {
+func policyStates(c *model.Cluster, objects []kube.PolicyObject, nodes []kube.NodeState, f getFlags) []policyState {
 	list := []policyState{}
 	m := engine.Compile(c)
-	for _, p := range m.Policies() {
-		if !f.wants(p.Source.Namespace) {
+	for _, o := range objects {
+		if !f.wants(o.Source.Namespace) {
 			continue
 		}
 		x := policyState{
-			Kind: p.Source.Kind, Namespace: p.Source.Namespace, Name: p.Source.Name,
-			Selected: len(m.Selected(p.Subject)), Nodes: len(c.Nodes), Enforcing: []string{}, Problems: []model.Problem{},
+			APIVersion: o.Source.APIVersion, Kind: o.Source.Kind, Namespace: o.Source.Namespace, Name: o.Source.Name,
+			Nodes: len(c.Nodes), Enforcing: []string{}, Problems: append([]model.Problem{}, o.Problems...),
 		}
-		for i := range nodes {
-			if version := versions[x.Namespace+"/"+x.Name]; version != "" && nodes[i].Enforces(version) {
-				x.Enforcing = append(x.Enforcing, nodes[i].Node)
+		selected := map[*model.Endpoint]struct{}{}
+		for _, p := range o.Policies {
+			for _, e := range m.Selected(p.Subject) {
+				selected[e] = struct{}{}
 			}
 		}
-		for _, q := range problems {
-			if q.Source.Kind == x.Kind && q.Source.Namespace == x.Namespace && q.Source.Name == x.Name {
-				x.Problems = append(x.Problems, q)
+		x.Selected = len(selected)
+		for i := range nodes {
+			if nodes[i].Enforces(o.Resource, o.Version) {
+				x.Enforcing = append(x.Enforcing, nodes[i].Node)
 			}
 		}
 		list = append(list, x)
 	}
 	return list
+}
+
+// kindOf is the kind, with its group where Kubernetes has a kind of that name.
+func kindOf(apiVersion, kind string) string {
+	if group, _, _ := strings.Cut(apiVersion, "/"); kind == networkpolicy.Kind && apiVersion != networkpolicy.APIVersion {
+		return kind + "." + group
+	}
+	return kind
 }
 
 func (s *session) printPolicies(list []policyState) error {
@@ -134,9 +143,9 @@ func (s *session) printPolicies(list []policyState) error {
 			}
 			var problems []string
 			for _, q := range x.Problems {
-				problems = append(problems, q.Source.Field+": "+q.Message)
+				problems = append(problems, strings.TrimPrefix(q.Source.Field+": ", ": ")+q.Message)
 			}
-			if !yield([]string{x.Namespace, x.Name, x.Kind, fmt.Sprint(x.Selected), nodes, strings.Join(problems, "; ")}) {
+			if !yield([]string{x.Namespace, x.Name, kindOf(x.APIVersion, x.Kind), fmt.Sprint(x.Selected), nodes, strings.Join(problems, "; ")}) {
 				return
 			}
 		}

@@ -5,6 +5,7 @@ package deploy_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -58,6 +59,7 @@ var manifests = []struct {
 
 // functions are Helm's, as far as the chart uses them.
 var functions = template.FuncMap{
+	"fail":  func(message string) (string, error) { return "", errors.New(message) },
 	"quote": strconv.Quote,
 	"toYaml": func(v any) (string, error) {
 		text, err := yaml.Marshal(v)
@@ -83,9 +85,9 @@ func render(t *testing.T, change map[string]any) string {
 		}
 	}
 	maps.Copy(values, change)
-	release := map[string]any{"Values": values, "Release": map[string]string{"Name": "sallyport", "Namespace": "sallyport-system"}}
+	release := map[string]any{"Values": values, "Files": chartFiles{}, "Release": map[string]string{"Name": "sallyport", "Namespace": "sallyport-system"}}
 	var parts []string
-	for _, name := range []string{"namespace", "rbac", "nodestate", "daemonset"} {
+	for _, name := range []string{"namespace", "rbac", "nodestate", "definitions", "daemonset"} {
 		source, err := os.ReadFile(filepath.Join("chart/templates", name+".yaml"))
 		must(t, err)
 		parsed, err := template.New(name).Funcs(functions).Option("missingkey=error").Parse(string(source))
@@ -98,8 +100,8 @@ func render(t *testing.T, change map[string]any) string {
 	}
 	files, err := filepath.Glob("chart/templates/*.yaml")
 	must(t, err)
-	if len(files) != 4 {
-		t.Errorf("the chart has %d templates, but this renders 4", len(files))
+	if len(files) != 5 {
+		t.Errorf("the chart has %d templates, but this renders 5", len(files))
 	}
 	return strings.Join(parts, "---\n")
 }

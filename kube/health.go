@@ -18,6 +18,7 @@ import (
 type Health struct {
 	Resource string    // "networkpolicies.networking.k8s.io"
 	Optional bool      // the cluster may do without it
+	Policies bool      // it holds policies, or what they refer to
 	Absent   bool      // optional, and the cluster does not have it
 	Synced   bool      // it was listed whole at least once
 	Contact  time.Time // when the API server was last heard of it; zero: never
@@ -69,6 +70,17 @@ func Outages(list []Health) []string {
 			out = append(out, fmt.Sprintf("the API server is away since %s: %s", h.Since.Format(time.RFC3339), why))
 		default:
 			out = append(out, fmt.Sprintf("%s: since %s: %s", strings.Join(who, ", "), h.Since.Format(time.RFC3339), why))
+		}
+	}
+	return out
+}
+
+// Unread says which policies the cluster may have and cannot be read.
+func Unread(list []Health) []string {
+	var out []string
+	for _, h := range list {
+		if h.Optional && h.Policies && h.Err != nil {
+			out = append(out, h.String())
 		}
 	}
 	return out
@@ -131,20 +143,21 @@ func (h *health) synced() {
 
 func (h *health) absent() {
 	h.mu.Lock()
-	h.now.Absent, h.now.Err, h.now.Contact = true, nil, time.Now()
+	h.now.Absent, h.now.Synced, h.now.Err, h.now.Since, h.now.Contact = true, false, nil, time.Time{}, time.Now()
 	h.mu.Unlock()
 	h.stir()
 }
 
 // holdsUp says whether the first Update must wait for the resource. One that
-// the cluster may do without is not waited for if it is refused, or fails for long.
+// the cluster may do without is not waited for if it is refused, or, unless it
+// holds policies, fails for long.
 func (h *health) holdsUp(patience time.Duration) bool {
 	now := h.state()
 	switch {
 	case now.Synced || now.Absent:
 		return false
 	case now.Optional && now.Err != nil:
-		return !apierrors.IsForbidden(now.Err) && time.Since(now.Since) < patience
+		return !apierrors.IsForbidden(now.Err) && (now.Policies || time.Since(now.Since) < patience)
 	}
 	return true
 }

@@ -22,6 +22,7 @@ type lister struct {
 	pool    *pool
 	health  *health
 	silence time.Duration // after which a request without a word is dead
+	gone    func()        // is called when the cluster does not have an optional resource; nil: that is an error like others
 }
 
 // errSilent is why a request ended that was given up.
@@ -90,6 +91,10 @@ func (l *lister) failed(ctx context.Context, verb string, err error) error {
 		} else {
 			return err // we are stopping
 		}
+	}
+	if l.gone != nil && l.optional && apierrors.IsNotFound(err) {
+		l.gone()
+		return err
 	}
 	l.health.failed(verb, err)
 	return err

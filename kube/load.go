@@ -3,7 +3,9 @@ package kube
 import (
 	"context"
 	"errors"
+	"slices"
 
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -16,32 +18,70 @@ import (
 // Load lists everything once. The error names every resource that cannot be
 // read; what is wrong in the policies is in the problems.
 func Load(ctx context.Context, cfg *rest.Config) (*model.Cluster, []model.Problem, error) {
+	s, unread, err := load(ctx, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.snapshot(), append(s.problems(), unread...), nil
+}
+
+// LoadPolicies lists everything once, too, and returns it with the objects that
+// hold the policies; the problems are those of no single object.
+func LoadPolicies(ctx context.Context, cfg *rest.Config) (*model.Cluster, []PolicyObject, []model.Problem, error) {
+	s, unread, err := load(ctx, cfg)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return s.snapshot(), s.policyObjects(), unread, nil
+}
+
+// loadParallel is how many resources are listed at a time.
+const loadParallel = 8
+
+func load(ctx context.Context, cfg *rest.Config) (*state, []model.Problem, error) {
 	w, err := New(Config{REST: cfg})
 	if err != nil {
 		return nil, nil, err
 	}
 	defer w.client.close()
-	var errs []error
-	var unread []model.Problem
+	errs := make([]error, len(resources))
+	var g errgroup.Group
+	g.SetLimit(loadParallel)
 	for i, r := range resources {
-		l := &lister{resource: r, client: w.client, pool: w.pool, health: w.health[i], silence: w.pace.silence}
-		switch err := w.state.load(ctx, l); {
+		if slices.Contains(definitions, r) {
+			continue
+		}
+		g.Go(func() error {
+			for ; r != nil; r = r.older {
+				errs[i] = w.load(ctx, &lister{resource: r, client: w.client, pool: w.pool, health: w.health[i], silence: w.pace.silence})
+				if !apierrors.IsNotFound(errs[i]) {
+					break
+				}
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	var unread []model.Problem
+	var fatal []error
+	for i, r := range resources {
+		switch err := errs[i]; {
 		case err == nil, r.optional && apierrors.IsNotFound(err):
 		case r.optional && apierrors.IsForbidden(err):
+			hint := "the pod ranges in it are not known: addresses there that no pod has are taken for the world outside"
+			if r.policy {
+				hint = "if there are any, answers are wrong without them"
+			}
 			unread = append(unread, model.Problem{Severity: model.Warning, Source: model.Source{APIVersion: r.gvr.GroupVersion().String(), Kind: r.gvr.Resource},
-				Message: explain(r, "list", err).Error(), Hint: "the pod ranges in it are not known: addresses there that no pod has are taken for the world outside"})
+				Message: explain(r, "list", err).Error(), Hint: hint})
 		default:
-			errs = append(errs, explain(r, "list", err))
+			fatal = append(fatal, explain(r, "list", err))
 		}
 	}
-	if len(errs) > 0 {
-		return nil, nil, errors.Join(errs...)
-	}
-	u, _ := w.state.take()
-	return u.Cluster, append(u.Problems, unread...), nil
+	return w.state, unread, errors.Join(fatal...)
 }
 
-func (s *state) load(ctx context.Context, l *lister) error {
+func (w *Watcher) load(ctx context.Context, l *lister) error {
 	p := pager.New(func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
 		return l.ListWithContext(ctx, opts)
 	})
@@ -54,6 +94,8 @@ func (s *state) load(ctx context.Context, l *lister) error {
 	if err != nil {
 		return err
 	}
-	l.shelf(s).replace(items)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l.shelf(w.state).replace(items)
 	return nil
 }

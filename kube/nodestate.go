@@ -4,17 +4,21 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/pager"
 
 	"github.com/sallyport-dev/sallyport/model"
 )
@@ -26,8 +30,8 @@ var (
 	stateResource = stateVersion.WithResource("nodestates")
 )
 
-// NodeState is what one node enforces. A policy is in force on the node if its
-// resourceVersion is not newer than Realised["networkpolicies.networking.k8s.io"].
+// NodeState is what one node enforces. An object is in force on the node if its
+// resourceVersion is not newer than what Realised says of its resource.
 type NodeState struct {
 	Node      string            `json:"-"`
 	Ready     bool              `json:"ready"`
@@ -41,47 +45,30 @@ type NodeState struct {
 	Updated   time.Time         `json:"updated"`
 }
 
-// policyResource is the key of Realised for NetworkPolicies.
-const policyResource = "networkpolicies.networking.k8s.io"
-
-// Enforces says whether a policy of that resourceVersion is in force on the
-// node. Resource versions of one resource are decimal numbers that grow.
-func (s *NodeState) Enforces(version string) bool {
-	return s.Ready && !older(s.Realised[policyResource], version)
+// Enforces says whether an object of the resource is in force on the node as
+// it is at that resourceVersion. Those of one resource are numbers that grow.
+func (s *NodeState) Enforces(resource, version string) bool {
+	realised, ok := s.Realised[resource]
+	return s.Ready && ok && versionOf(realised) >= versionOf(version)
 }
 
-// older compares two decimal numbers of any length.
-func older(a, b string) bool {
-	if len(a) != len(b) {
-		return len(a) < len(b)
-	}
-	return a < b
-}
-
-// PolicyVersions reads the resourceVersion of every NetworkPolicy, by
-// "namespace/name".
-func PolicyVersions(ctx context.Context, cfg *rest.Config) (map[string]string, error) {
-	c, err := metadata.NewForConfig(cfg)
+// versionOf is 0 for what is no number. Calico's API server puts the versions
+// of what an object was made of behind one another, with a slash between.
+func versionOf(text string) uint64 {
+	text, _, _ = strings.Cut(text, "/")
+	v, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a client of the API server: %w", err)
+		return 0
 	}
-	list, err := c.Resource(schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("cannot list NetworkPolicies: %w", err)
-	}
-	out := map[string]string{}
-	for _, p := range list.Items {
-		out[p.Namespace+"/"+p.Name] = p.ResourceVersion
-	}
-	return out, nil
+	return v
 }
 
 // MaxProblems is how many problems a NodeState carries: each is in every
 // node's object, and the API server keeps them all.
 const MaxProblems = 20
 
-// Reporter writes a node's NodeState. It is the agent's only write to the API
-// server.
+// Reporter writes a node's NodeState. Beside what a [StatusWriter] writes it is
+// the agent's only write to the API server.
 type Reporter struct {
 	client dynamic.Interface
 	node   string
@@ -101,6 +88,8 @@ func NewReporter(cfg *rest.Config, node string) (*Reporter, error) {
 // Report writes the state whole. The object goes with its Node.
 func (r *Reporter) Report(ctx context.Context, s NodeState) error {
 	if len(s.Problems) > MaxProblems {
+		s.Problems = slices.Clone(s.Problems)
+		slices.SortStableFunc(s.Problems, func(a, b model.Problem) int { return int(b.Severity) - int(a.Severity) })
 		s.Problems = s.Problems[:MaxProblems]
 	}
 	// Through text, so that what writes itself as text does.
@@ -132,31 +121,48 @@ func (r *Reporter) Report(ctx context.Context, s NodeState) error {
 	return nil
 }
 
-// NodeStates reads what all nodes enforce. Without the resource in the cluster
-// there are none.
+// NodeStates reads what all nodes enforce.
 func NodeStates(ctx context.Context, cfg *rest.Config) ([]NodeState, error) {
 	c, err := dynamic.NewForConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a client of the API server: %w", err)
 	}
-	list, err := c.Resource(stateResource).List(ctx, metav1.ListOptions{})
+	return nodeStates(ctx, c)
+}
+
+func nodeStates(ctx context.Context, c dynamic.Interface) ([]NodeState, error) {
+	var out []NodeState
+	err := eachWritten(ctx, c, stateResource, func(o *unstructured.Unstructured) error {
+		s, err := readState(o)
+		out = append(out, s)
+		return err
+	})
 	if apierrors.IsNotFound(err) {
 		return nil, fmt.Errorf("cannot find the nodestates of %s: is Sallyport installed? kubectl apply -f deploy/sallyport.yaml", stateVersion.Group)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot list nodestates: %w", err)
 	}
-	var out []NodeState
-	for _, o := range list.Items {
-		text, err := json.Marshal(o.Object)
-		if err != nil {
-			return nil, err
-		}
-		s := NodeState{Node: o.GetName()}
-		if err := json.Unmarshal(text, &s); err != nil {
-			return nil, fmt.Errorf("cannot read NodeState %s: %w", o.GetName(), err)
-		}
-		out = append(out, s)
-	}
 	return out, nil
+}
+
+// eachWritten lists a resource page by page.
+func eachWritten(ctx context.Context, c dynamic.Interface, gvr schema.GroupVersionResource, f func(*unstructured.Unstructured) error) error {
+	p := pager.New(func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
+		return c.Resource(gvr).List(ctx, opts)
+	})
+	p.PageSize, p.PageBufferSize = pageSize, 0
+	return p.EachListItem(ctx, metav1.ListOptions{}, func(o runtime.Object) error { return f(o.(*unstructured.Unstructured)) })
+}
+
+func readState(o *unstructured.Unstructured) (NodeState, error) {
+	s := NodeState{Node: o.GetName()}
+	text, err := json.Marshal(o.Object)
+	if err == nil {
+		err = json.Unmarshal(text, &s)
+	}
+	if err != nil {
+		return s, fmt.Errorf("cannot read NodeState %s: %w", o.GetName(), err)
+	}
+	return s, nil
 }

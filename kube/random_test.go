@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -87,9 +88,69 @@ func (c chance) slice() jsonObject {
 		"endpoints": []any{jsonObject{"addresses": []any{fmt.Sprintf("10.0.0.%d", c.IntN(8))}}}}
 }
 
+func (c chance) account() jsonObject {
+	return jsonObject{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named(c.namespace(), "robot", jsonObject{"labels": c.labels()})}
+}
+
+// spoken are the languages of the random world: both forms of Calico's, one
+// that has an older version, others.
+var spoken = []string{
+	"networkpolicies." + calicoGroup, "networkpolicies." + calicoStored, "tiers." + calicoGroup, "tiers." + calicoStored,
+	"networksets." + calicoGroup, "networksets." + calicoStored, "ciliumnetworkpolicies", "ciliumcidrgroups", "clusternetworkpolicies",
+}
+
+// speak changes an object of a policy language, or has the language come or go.
+func (c chance) speak(s *server) {
+	r := resourceNamed(pick(c, spoken...))
+	if r.older != nil && s.missing(r) {
+		r = r.older
+	}
+	switch namespace, name := c.namespaceOf(r), pick(c, "t", "default.t", "knp.default.q0", "u"); {
+	case c.IntN(10) == 0 && !s.missing(r):
+		s.unserve(r)
+	case c.IntN(4) == 0:
+		s.removeAt(pathOf(r), key{namespace, name})
+	default:
+		if s.missing(r) {
+			s.serve(r, true)
+		}
+		spec := jsonObject{}
+		switch {
+		case r.gvr.Resource == "tiers":
+			spec["tier"] = jsonObject{"order": c.IntN(3), "pass": c.IntN(2) == 0}
+		case strings.HasSuffix(r.gvr.Resource, "sets"), strings.HasSuffix(r.gvr.Resource, "groups"):
+			spec["nets"] = []any{pick(c, "10.0.0.0/30", "203.0.113.0/24", "192.0.2.0/25")}
+		default:
+			var list []any
+			for range c.IntN(4) {
+				list = append(list, pick(c, jsonObject{"from": "10.0.0.0/30"}, jsonObject{"from": "203.0.113.0/24", "app": "x"}, jsonObject{"set": true, "app": "y"},
+					jsonObject{"tier": "t", "app": "z"}, jsonObject{"service": pick(c, "a/s0", "b/s1", "b/", "/")}))
+			}
+			spec["parts"] = list
+		}
+		if c.IntN(8) == 0 {
+			spec["problem"] = pick(c, "one", "another")
+		}
+		s.putAt(pathOf(r), toyObject(r, namespace, name, spec))
+	}
+}
+
+func (c chance) namespaceOf(r *resource) string {
+	if r.gvr.Resource == "tiers" || r.gvr.Resource == "ciliumcidrgroups" || r.gvr.Resource == "clusternetworkpolicies" {
+		return ""
+	}
+	return c.namespace()
+}
+
 // act changes one thing on the server.
 func (c chance) act(s *server) {
-	switch n := c.IntN(20); {
+	switch n := c.IntN(30); {
+	case n >= 22:
+		c.speak(s)
+	case n >= 21:
+		s.put("serviceaccounts", c.account())
+	case n >= 20:
+		s.remove(pick(c, "serviceaccounts", "services", "endpointslices"), key{c.namespace(), pick(c, "robot", "s0", "s1", "e0", "e1")})
 	case n < 7:
 		s.put("pods", c.pod())
 	case n < 9:
@@ -172,6 +233,7 @@ func TestAnyHistoryEndsAsAFreshList(t *testing.T) {
 
 func randomHistory(t *testing.T, seed uint64) {
 	c := chance{rand.New(rand.NewPCG(seed, 1))}
+	speakToy(t)
 	s := startServer(t)
 	s.absent[pathOf(resourceNamed("ciliumnodes"))] = true
 	s.streams = c.IntN(2) == 0

@@ -9,30 +9,14 @@ import (
 	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"github.com/sallyport-dev/sallyport/dialect"
 	"github.com/sallyport-dev/sallyport/dialect/field"
 	"github.com/sallyport-dev/sallyport/model"
 )
-
-// policies is what one policy object says.
-type policies struct {
-	list     []*model.Policy
-	problems []model.Problem
-}
 
 // ranges is what one IPAM object says of the pods' addresses.
 type ranges struct {
 	list     []netip.Prefix
 	problems []model.Problem
-}
-
-func (p *policies) said() []model.Problem { return p.problems }
-func (r *ranges) said() []model.Problem   { return r.problems }
-
-// trimPolicy decodes a policy object by its dialect, with all its fields.
-func trimPolicy(p *pool, o *unstructured.Unstructured) *policies {
-	parts, problems := dialect.Decode(object(p, o))
-	return &policies{parts.Policies, problems}
 }
 
 // object is the object as package dialect reads it.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
-	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -28,6 +28,11 @@ type resource struct {
 	fields   string // field selector: what the API server need not send
 	trim     func(*pool, runtime.Object) any
 	shelf    func(*state) shelf
+
+	policy bool      // objects of a policy language: the shelf holds parts
+	older  *resource // what to read where this version is not served; nil: nothing
+	served *resource // that has the same objects, which count before these; nil: none
+	stored *resource // whose served this is; nil: none
 }
 
 // transport is the form in which objects come.
@@ -48,36 +53,27 @@ var resources = []*resource{
 	{gvr: core("services"), via: asTyped, trim: trimmed(trimService), shelf: func(s *state) shelf { return s.services }},
 	{gvr: core("serviceaccounts"), via: asMetadata, trim: trimmed(trimAccount), shelf: func(s *state) shelf { return s.accounts }},
 	{gvr: discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), via: asTyped, trim: trimmed(trimSlice), shelf: func(s *state) shelf { return s.slices }},
-	{gvr: schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}, via: asWritten,
-		trim: trimmed(trimPolicy), shelf: func(s *state) shelf { return s.policies }},
 	{gvr: schema.GroupVersionResource{Group: "crd.projectcalico.org", Version: "v1", Resource: "ippools"}, via: asWritten, optional: true,
 		trim: trimmed(trimIPPool), shelf: func(s *state) shelf { return s.pools }},
 	{gvr: schema.GroupVersionResource{Group: "cilium.io", Version: "v2", Resource: "ciliumnodes"}, via: asWritten, optional: true,
 		trim: trimmed(trimCiliumNode), shelf: func(s *state) shelf { return s.ciliumNodes }},
 }
 
-// foreign are policies of languages that have no decoder. They are read so that
-// each of them is said to be a Problem: none is passed over in silence.
-var foreign = []schema.GroupVersionResource{
-	{Group: "policy.networking.k8s.io", Version: "v1alpha2", Resource: "clusternetworkpolicies"},
-	{Group: "policy.networking.k8s.io", Version: "v1alpha1", Resource: "adminnetworkpolicies"},
-	{Group: "policy.networking.k8s.io", Version: "v1alpha1", Resource: "baselineadminnetworkpolicies"},
-	{Group: "cilium.io", Version: "v2", Resource: "ciliumnetworkpolicies"},
-	{Group: "cilium.io", Version: "v2", Resource: "ciliumclusterwidenetworkpolicies"},
-	{Group: "crd.projectcalico.org", Version: "v1", Resource: "networkpolicies"},
-	{Group: "crd.projectcalico.org", Version: "v1", Resource: "globalnetworkpolicies"},
-	{Group: "projectcalico.org", Version: "v3", Resource: "networkpolicies"},
-	{Group: "projectcalico.org", Version: "v3", Resource: "globalnetworkpolicies"},
+// definitions tell when a resource comes or goes; policies do not see them.
+var definitions = []*resource{
+	definition("apiextensions.k8s.io", "customresourcedefinitions"),
+	definition("apiregistration.k8s.io", "apiservices"),
 }
 
-func init() {
-	for _, gvr := range foreign {
-		resources = append(resources, &resource{
-			gvr: gvr, via: asWritten, optional: true, trim: trimmed(trimPolicy),
-			shelf: func(s *state) shelf { return s.foreign[gvr] },
-		})
+func definition(group, name string) *resource {
+	return &resource{
+		gvr: schema.GroupVersionResource{Group: group, Version: "v1", Resource: name}, via: asMetadata, optional: true,
+		trim:  trimmed(func(_ *pool, o *metav1.PartialObjectMetadata) *string { return &o.ResourceVersion }),
+		shelf: func(s *state) shelf { return s.definitions },
 	}
 }
+
+func init() { resources = slices.Concat(resources, languages, definitions) }
 
 func core(name string) schema.GroupVersionResource {
 	return corev1.SchemeGroupVersion.WithResource(name)
@@ -88,9 +84,20 @@ func core(name string) schema.GroupVersionResource {
 func Reads() []string {
 	var out []string
 	for _, r := range resources {
-		if name := r.name(); !slices.Contains(out, name) {
-			out = append(out, name)
+		out = append(out, r.name())
+		if r.gvr.Group == calicoGroup && r.policy && strings.HasSuffix(r.gvr.Resource, "policies") {
+			// Calico's API server wants leave for the policies of every tier, too.
+			out = append(out, "tier."+r.name())
 		}
+	}
+	return out
+}
+
+// Writes lists the resources that a [StatusWriter] patches.
+func Writes() []string {
+	var out []string
+	for _, r := range withStatus {
+		out = append(out, r.gvr.Resource+"/status."+r.gvr.Group)
 	}
 	return out
 }
@@ -125,14 +132,7 @@ func (i *item) DeepCopyObject() runtime.Object { return i }
 
 func (i *item) key() key { return key{i.Namespace, i.Name} }
 
-// version is 0 for what is no number.
-func (i *item) version() uint64 {
-	v, err := strconv.ParseUint(i.ResourceVersion, 10, 64)
-	if err != nil {
-		return 0
-	}
-	return v
-}
+func (i *item) version() uint64 { return versionOf(i.ResourceVersion) }
 
 func (r *resource) item(p *pool, o runtime.Object, m metav1.Object) *item {
 	return &item{

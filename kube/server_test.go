@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,26 +33,28 @@ type jsonObject = map[string]any
 // and protobuf, pages, streams lists if told to, and misbehaves on request.
 type server struct {
 	*httptest.Server
-	mu        sync.Mutex
-	changed   *sync.Cond
-	version   int
-	objects   map[string]map[key]jsonObject // by path
-	events    map[string][]serverEvent
-	compacted int // events up to this version are forgotten
-	epoch     int // watches of an earlier epoch are cut off
-	pages     map[string][]jsonObject
-	streams   bool // understands sendInitialEvents
-	hangs     bool // answers nothing
-	away      bool // refuses every request
-	down      bool // there is no server: the connection is refused
-	unready   bool // answers, but says that it is not ready
-	held      bool // watches deliver nothing for now
-	absent    map[string]bool
-	forbidden map[string]bool
-	broken    map[string]bool                         // by path: what is behind the API server is away
-	muddle    func(batch []serverEvent) []serverEvent // what a watch delivers instead
-	requests  map[string]int                          // "LIST /api/v1/pods"
-	stop      chan struct{}
+	mu           sync.Mutex
+	changed      *sync.Cond
+	version      int
+	objects      map[string]map[key]jsonObject // by path
+	events       map[string][]serverEvent
+	compacted    int // events up to this version are forgotten
+	epoch        int // watches of an earlier epoch are cut off
+	pages        map[string][]jsonObject
+	streams      bool // understands sendInitialEvents
+	hangs        bool // answers nothing
+	away         bool // refuses every request
+	down         bool // there is no server: the connection is refused
+	unready      bool // answers, but says that it is not ready
+	held         bool // watches deliver nothing for now
+	absent       map[string]bool
+	forbidden    map[string]bool
+	broken       map[string]bool                         // by path: what is behind the API server is away
+	prunes       string                                  // by path: objects whose status has no conditions
+	notFoundOnce string                                  // by path: the next answer says that it does not exist
+	muddle       func(batch []serverEvent) []serverEvent // what a watch delivers instead
+	requests     map[string]int                          // "LIST /api/v1/pods"
+	stop         chan struct{}
 }
 
 type serverEvent struct {
@@ -68,8 +71,10 @@ func startServer(t *testing.T) *server {
 		version: 1, objects: map[string]map[key]jsonObject{}, events: map[string][]serverEvent{}, pages: map[string][]jsonObject{},
 		absent: map[string]bool{}, forbidden: map[string]bool{}, broken: map[string]bool{}, requests: map[string]int{}, stop: make(chan struct{}),
 	}
-	for _, gvr := range foreign {
-		s.absent[pathOf(&resource{gvr: gvr})] = true
+	for _, r := range languages {
+		for ; r != nil && r != networkPolicies; r = r.older {
+			s.absent[pathOf(r)] = true
+		}
 	}
 	s.changed = sync.NewCond(&s.mu)
 	s.Server = httptest.NewServer(s)
@@ -102,11 +107,11 @@ func pathOf(r *resource) string {
 }
 
 func resourceNamed(name string) *resource {
-	i := slices.IndexFunc(resources, func(r *resource) bool { return r.gvr.Resource == name })
+	i := slices.IndexFunc(resources, func(r *resource) bool { return r.gvr.Resource == name || r.name() == name })
 	return resources[i]
 }
 
-func objectKey(o jsonObject) key {
+func keyIn(o jsonObject) key {
 	m := o["metadata"].(jsonObject)
 	ns, _ := m["namespace"].(string)
 	return key{ns, m["name"].(string)}
@@ -121,28 +126,34 @@ func finished(o jsonObject) bool {
 }
 
 // put creates or replaces an object.
-func (s *server) put(name string, o jsonObject) {
+func (s *server) put(name string, o jsonObject) { s.putAt(pathOf(resourceNamed(name)), o) }
+
+func (s *server) putAt(path string, o jsonObject) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	path := pathOf(resourceNamed(name))
 	s.version++
 	o["metadata"].(jsonObject)["resourceVersion"] = strconv.Itoa(s.version)
 	if s.objects[path] == nil {
 		s.objects[path] = map[key]jsonObject{}
 	}
-	old := s.objects[path][objectKey(o)]
+	old := s.objects[path][keyIn(o)]
 	kind := "MODIFIED"
 	if old == nil {
 		kind = "ADDED"
 	}
-	s.objects[path][objectKey(o)] = o
+	s.objects[path][keyIn(o)] = o
 	s.log(path, serverEvent{kind: kind, version: s.version, object: o, hidden: finished(o), was: !finished(old)})
 }
 
-func (s *server) remove(name string, k key) bool {
+func (s *server) remove(name string, k key) bool { return s.removeAt(pathOf(resourceNamed(name)), k) }
+
+func (s *server) removeAt(path string, k key) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	path := pathOf(resourceNamed(name))
+	return s.delete(path, k)
+}
+
+func (s *server) delete(path string, k key) bool {
 	old := s.objects[path][k]
 	if old == nil {
 		return false
@@ -168,7 +179,9 @@ func (s *server) bookmark() int {
 	defer s.mu.Unlock()
 	s.version++
 	for _, r := range resources {
-		s.log(pathOf(r), serverEvent{kind: "BOOKMARK", version: s.version})
+		for ; r != nil; r = r.older {
+			s.log(pathOf(r), serverEvent{kind: "BOOKMARK", version: s.version})
+		}
 	}
 	return s.version
 }
@@ -212,9 +225,15 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	verb := map[bool]string{false: "LIST ", true: "WATCH "}[watching]
 	s.requests[verb+r.URL.Path]++
 	hangs, away, absent, forbidden, streams, compacted := s.hangs, s.away, s.absent[r.URL.Path], s.forbidden[r.URL.Path], s.streams, s.compacted
+	if s.notFoundOnce == r.URL.Path {
+		absent, s.notFoundOnce = true, ""
+	}
 	away = away || s.broken[r.URL.Path] || s.unready && r.URL.Path == "/readyz"
 	s.mu.Unlock()
 	from, _ := strconv.Atoi(q.Get("resourceVersion"))
+	if s.one(w, r) {
+		return
+	}
 	switch {
 	case away:
 		status(w, 503, "ServiceUnavailable", "etcd is away")
@@ -238,6 +257,53 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.watch(w, r, from)
 	}
+}
+
+// one answers what is about a single object: reading it, or patching its status.
+func (s *server) one(w http.ResponseWriter, r *http.Request) bool {
+	var k key
+	collection, name := path.Split(strings.TrimSuffix(r.URL.Path, "/status"))
+	collection = strings.TrimSuffix(collection, "/")
+	if before, rest, ok := strings.Cut(collection, "/namespaces/"); ok {
+		namespace, plural, _ := strings.Cut(rest, "/")
+		collection, k.namespace = before+"/"+plural, namespace
+	}
+	k.name = name
+	s.mu.Lock()
+	old := s.objects[collection][k]
+	s.requests[r.Method+" "+r.URL.Path]++
+	s.mu.Unlock()
+	switch {
+	case old == nil:
+		return false
+	case r.Method == http.MethodGet:
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(old)
+		return true
+	case r.Method != http.MethodPatch || !strings.HasSuffix(r.URL.Path, "/status"):
+		return false
+	}
+	var patch struct {
+		Metadata struct{ ResourceVersion string }
+		Status   jsonObject
+	}
+	if err := json.NewDecoder(r.Body).Decode(&patch); err != nil {
+		status(w, 400, "BadRequest", err.Error())
+		return true
+	}
+	if patch.Metadata.ResourceVersion != old["metadata"].(jsonObject)["resourceVersion"] {
+		status(w, 409, "Conflict", "it has been modified")
+		return true
+	}
+	now := maps.Clone(old)
+	now["metadata"], now["status"] = maps.Clone(old["metadata"].(jsonObject)), patch.Status
+	if s.prunes == collection {
+		now["status"] = jsonObject{}
+	}
+	s.putAt(collection, now)
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(now)
+	return true
 }
 
 func status(w http.ResponseWriter, code int, reason, message string) {
@@ -267,6 +333,49 @@ func (s *server) sorted(r *http.Request) []jsonObject {
 	return out
 }
 
+func (s *server) missing(r *resource) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.absent[pathOf(r)]
+}
+
+// serve begins to serve the resource, and says so in its definition if that is
+// told; define false has it found by looking only.
+func (s *server) serve(r *resource, define bool) {
+	s.set(func() { delete(s.absent, pathOf(r)) })
+	if define {
+		s.put("customresourcedefinitions", definitionObject(r))
+	}
+}
+
+// unserve takes the resource away, with all its objects, before a watch can
+// tell of it.
+func (s *server) unserve(r *resource) {
+	s.mu.Lock()
+	for k := range s.objects[pathOf(r)] {
+		s.delete(pathOf(r), k)
+	}
+	s.absent[pathOf(r)] = true
+	s.epoch++
+	s.changed.Broadcast()
+	s.mu.Unlock()
+	s.remove("customresourcedefinitions", key{name: r.name()})
+}
+
+func definitionObject(r *resource) jsonObject {
+	return jsonObject{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": jsonObject{"name": r.name()}}
+}
+
+// kindOf is the kind of the resource's objects, for those that are typed; of
+// others it does not matter.
+func kindOf(r *http.Request) string {
+	kind, ok := map[string]string{"pods": "Pod", "nodes": "Node", "services": "Service", "endpointslices": "EndpointSlice"}[path.Base(r.URL.Path)]
+	if !ok {
+		return "Object"
+	}
+	return kind
+}
+
 func (s *server) list(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	q := r.URL.Query()
@@ -286,8 +395,7 @@ func (s *server) list(w http.ResponseWriter, r *http.Request) {
 		meta["continue"] = token
 		items = items[:limit]
 	}
-	kind := map[string]string{"pods": "PodList", "nodes": "NodeList", "services": "ServiceList", "endpointslices": "EndpointSliceList",
-		"networkpolicies": "NetworkPolicyList", "ippools": "IPPoolList", "ciliumnodes": "CiliumNodeList", "ciliumnetworkpolicies": "CiliumNetworkPolicyList"}[r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]]
+	kind := kindOf(r) + "List"
 	version := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path[:strings.LastIndex(r.URL.Path, "/")], "/apis/"), "/api/")
 	if strings.Contains(r.Header.Get("Accept"), "as=PartialObjectMetadataList") {
 		kind, version = "PartialObjectMetadataList", "meta.k8s.io/v1"
@@ -352,8 +460,7 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, from int) {
 	send := sender(w, r)
 	w.WriteHeader(200)
 	apiVersion := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path[:strings.LastIndex(r.URL.Path, "/")], "/apis/"), "/api/")
-	kind := map[string]string{"pods": "Pod", "nodes": "Node", "services": "Service", "endpointslices": "EndpointSlice",
-		"networkpolicies": "NetworkPolicy", "ippools": "IPPool", "ciliumnodes": "CiliumNode", "ciliumnetworkpolicies": "CiliumNetworkPolicy", "namespaces": "Namespace", "serviceaccounts": "ServiceAccount"}[r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]]
+	kind := kindOf(r)
 	mark := func(version int, initial bool) {
 		m := jsonObject{"resourceVersion": strconv.Itoa(version)}
 		if initial {
@@ -423,5 +530,5 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, from int) {
 
 // hurried is a pace for tests.
 func hurried() *pace {
-	return &pace{silence: 5 * time.Second, backoff: 5 * time.Millisecond, refused: 5 * time.Millisecond, longest: 20 * time.Millisecond, probe: 5 * time.Millisecond, discover: 50 * time.Millisecond}
+	return &pace{silence: 5 * time.Second, backoff: 5 * time.Millisecond, refused: 5 * time.Millisecond, longest: 20 * time.Millisecond, probe: 5 * time.Millisecond, discover: 50 * time.Millisecond, appear: time.Second}
 }

@@ -8,8 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/apimachinery/pkg/runtime/schema"
-
+	"github.com/sallyport-dev/sallyport/dialect"
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/model"
 )
@@ -23,17 +22,20 @@ type state struct {
 	services    *store[model.Service]
 	slices      *store[slice]
 	accounts    *store[account]
-	policies    *store[policies]
+	objects     map[*resource]*store[parts] // of languages
 	pools       *store[ranges]
 	ciliumNodes *store[ranges]
-	foreign     map[schema.GroupVersionResource]*store[policies]
-	fixed       []netip.Prefix // pod ranges that the user gave
+	definitions *store[string]
+	fixed       []netip.Prefix    // pod ranges that the user gave
+	defined     func(name string) // is called when a definition has changed
 
 	podAt   claims[*pod]
 	nodeAt  claims[*node]
 	hostOn  map[string]map[key]struct{} // hostNetwork pods by node
-	podsIn  map[string]int              // by namespace
-	ghosts  map[string]struct{}         // namespaces deleted without a pod in them: nobody was told
+	in      map[string]int              // how many pods and address sets are in a namespace
+	behind  map[key]map[key]struct{}    // EndpointSlices by Service
+	asked   map[key]int                 // how many objects speak of a Service; the zero key: of any
+	ghosts  map[string]struct{}         // namespaces deleted without anything in them: nobody was told
 	started bool                        // a whole cluster was handed out
 	ranges  []netip.Prefix              // as handed out
 
@@ -47,8 +49,10 @@ type changes struct {
 	endpoints  map[key]*model.Endpoint
 	namespaces map[key]*model.Namespace
 	nodes      map[key]*model.Node
-	policies   map[key]*policies
-	services   bool
+	accounts   map[key]*account
+	objects    map[objectKey]*parts
+	services   map[key]*model.Service
+	served     bool // something about Services, whether asked for or not
 	problems   bool
 	ranges     bool
 }
@@ -56,12 +60,15 @@ type changes struct {
 func newChanges() changes {
 	return changes{
 		endpoints: map[key]*model.Endpoint{}, namespaces: map[key]*model.Namespace{},
-		nodes: map[key]*model.Node{}, policies: map[key]*policies{},
+		nodes: map[key]*model.Node{}, accounts: map[key]*account{}, objects: map[objectKey]*parts{}, services: map[key]*model.Service{},
 	}
 }
 
 func newState(fixed []netip.Prefix) *state {
-	s := &state{fixed: fixed, hostOn: map[string]map[key]struct{}{}, podsIn: map[string]int{}, ghosts: map[string]struct{}{}, before: newChanges()}
+	s := &state{
+		fixed: fixed, defined: func(string) {}, hostOn: map[string]map[key]struct{}{}, in: map[string]int{}, behind: map[key]map[key]struct{}{},
+		asked: map[key]int{}, ghosts: map[string]struct{}{}, before: newChanges(),
+	}
 	s.before.problems = true // said once even if there is none
 	s.podAt = newClaims((*pod).outranks, func(a, b *pod) {
 		s.touchPod(keyOf(a.endpoint))
@@ -74,15 +81,15 @@ func newState(fixed []netip.Prefix) *state {
 	s.pods = newStore(s.changePod)
 	s.nodes = newStore(s.changeNode)
 	s.namespaces = newStore(func(k key, old, _ *model.Namespace) { s.touchNamespace(k, old) })
-	s.services = newStore(func(key, *model.Service, *model.Service) { s.touch(); s.before.services = true })
-	s.slices = newStore(func(key, *slice, *slice) { s.touch(); s.before.services = true })
-	s.accounts = newStore(func(key, *account, *account) {})
-	s.policies = newStore(s.changePolicies)
-	s.pools, s.ciliumNodes = newStore(s.changeRanges), newStore(s.changeRanges)
-	s.foreign = map[schema.GroupVersionResource]*store[policies]{}
-	for _, r := range foreign {
-		s.foreign[r] = newStore(func(key, *policies, *policies) { s.touch(); s.before.problems = true })
+	s.services = newStore(func(k key, _, _ *model.Service) { s.touchService(k) })
+	s.slices = newStore(s.changeSlice)
+	s.accounts = newStore(func(k key, old, _ *account) { note(s, s.before.accounts, k, func() *account { return old }) })
+	s.objects = map[*resource]*store[parts]{}
+	for _, r := range languages {
+		s.objects[r] = newStore(func(k key, old, now *parts) { s.changeObject(objectKey{r, k}, old, now) })
 	}
+	s.pools, s.ciliumNodes = newStore(s.changeRanges), newStore(s.changeRanges)
+	s.definitions = newStore(func(k key, _, _ *string) { s.defined(k.name) })
 	return s
 }
 
@@ -95,7 +102,7 @@ func (s *state) touch() {
 }
 
 // note keeps what was handed out under k, unless that is kept already.
-func note[V any](s *state, before map[key]*V, k key, was func() *V) {
+func note[K comparable, V any](s *state, before map[K]*V, k K, was func() *V) {
 	s.touch()
 	if _, ok := before[k]; !ok {
 		before[k] = was()
@@ -129,9 +136,7 @@ func (s *state) changePod(k key, old, now *pod) {
 }
 
 func (s *state) leave(k key, p *pod) {
-	if s.podsIn[k.namespace]--; s.podsIn[k.namespace] == 0 {
-		delete(s.podsIn, k.namespace)
-	}
+	s.moveOut(k.namespace)
 	if p.endpoint.HostNetwork {
 		delete(s.hostOn[p.endpoint.Node], k)
 		if len(s.hostOn[p.endpoint.Node]) == 0 {
@@ -145,10 +150,7 @@ func (s *state) leave(k key, p *pod) {
 }
 
 func (s *state) enter(k key, p *pod) {
-	if _, ghost := s.ghosts[k.namespace]; ghost {
-		s.touchNamespace(key{name: k.namespace}, nil)
-	}
-	s.podsIn[k.namespace]++
+	s.moveIn(k.namespace)
 	if p.endpoint.HostNetwork {
 		if s.hostOn[p.endpoint.Node] == nil {
 			s.hostOn[p.endpoint.Node] = map[key]struct{}{}
@@ -159,6 +161,19 @@ func (s *state) enter(k key, p *pod) {
 	for _, a := range p.endpoint.IPs {
 		s.podAt.add(a, p)
 	}
+}
+
+func (s *state) moveOut(namespace string) {
+	if s.in[namespace]--; s.in[namespace] == 0 {
+		delete(s.in, namespace)
+	}
+}
+
+func (s *state) moveIn(namespace string) {
+	if _, ghost := s.ghosts[namespace]; ghost {
+		s.touchNamespace(key{name: namespace}, nil)
+	}
+	s.in[namespace]++
 }
 
 func (s *state) changeNode(k key, old, now *node) {
@@ -177,11 +192,6 @@ func (s *state) changeNode(k key, old, now *node) {
 		}
 	}
 	s.before.ranges = s.before.ranges || !slices.Equal(was, is)
-}
-
-func (s *state) changePolicies(k key, old, now *policies) {
-	note(s, s.before.policies, k, func() *policies { return old })
-	s.before.problems = s.before.problems || old != nil && len(old.problems) > 0 || now != nil && len(now.problems) > 0
 }
 
 func (s *state) changeRanges(_ key, _, _ *ranges) {
@@ -227,7 +237,7 @@ func (s *state) take() (u Update, ok bool) {
 		return u, false
 	}
 	before := s.before
-	u.Since, u.Services = s.since, before.services
+	u.Since, u.Services = s.since, before.served
 	s.before, s.since = newChanges(), time.Time{}
 	whole, moved := !s.started, false
 	if before.ranges || whole {
@@ -255,6 +265,7 @@ func (s *state) take() (u Update, ok bool) {
 	s.revision++
 	if whole {
 		u.Cluster = s.cluster()
+		u.Cluster.Services = s.servicesAskedFor()
 		s.share(u.Cluster)
 	}
 	return u, true
@@ -274,17 +285,22 @@ func (s *state) change(before changes) engine.Change {
 		ch.Namespaces = append(ch.Namespaces, s.namespaceChange(k, before.namespaces[k])...)
 	}
 	ch.Nodes = s.nodeChange(before.nodes)
-	for _, k := range sortedKeys(before.policies) {
-		s.policyChange(&ch, before.policies[k], s.policies.rows[k].value)
+	for _, k := range sortedKeys(before.accounts) {
+		was, now := before.accounts[k].said(k), s.accounts.rows[k].value.said(k)
+		if !maps.Equal(was.Labels, now.Labels) {
+			ch.Accounts = append(ch.Accounts, now)
+		}
 	}
+	s.objectChange(&ch, before.objects)
+	s.serviceChange(&ch, before.services)
 	return ch
 }
 
-// namespaceChange tells of a deleted namespace only where it matters: while it
-// has pods, or when a pod comes before a new namespace of the name does.
+// namespaceChange tells of a deleted namespace only where it matters: while
+// something is in it, or when that comes before a new namespace of the name does.
 func (s *state) namespaceChange(k key, was *model.Namespace) []model.Namespace {
 	now := s.namespaces.rows[k].value
-	if now == nil && s.podsIn[k.name] == 0 {
+	if now == nil && s.in[k.name] == 0 {
 		s.ghosts[k.name] = struct{}{}
 		return nil
 	}
@@ -322,68 +338,57 @@ func (s *state) nodeChange(before map[key]*model.Node) []model.Node {
 	return append(cleared, set...)
 }
 
-func (s *state) policyChange(ch *engine.Change, was, now *policies) {
-	old := map[string]*model.Policy{}
-	if was != nil {
-		for _, p := range was.list {
-			old[engine.PolicyKey(p)] = p
-		}
-	}
-	if now != nil {
-		for _, p := range now.list {
-			k := engine.PolicyKey(p)
-			if !reflect.DeepEqual(old[k], p) {
-				ch.Policies = append(ch.Policies, p)
-			}
-			delete(old, k)
-		}
-	}
-	ch.DeletedPolicies = append(ch.DeletedPolicies, slices.Sorted(maps.Keys(old))...)
-}
-
 // problems is never nil: none is an answer.
 func (s *state) problems() []model.Problem {
 	out := []model.Problem{}
-	out = appendProblems(out, s.policies, (*policies).said)
-	for _, r := range foreign {
-		out = appendProblems(out, s.foreign[r], (*policies).said)
+	var policies []*model.Policy
+	for _, p := range s.all() {
+		out = append(out, p.problems...)
+		policies = append(policies, p.Policies...)
 	}
-	out = appendProblems(out, s.pools, (*ranges).said)
-	return appendProblems(out, s.ciliumNodes, (*ranges).said)
-}
-
-func appendProblems[V any](out []model.Problem, from *store[V], said func(*V) []model.Problem) []model.Problem {
-	for _, k := range sortedKeys(from.rows) {
-		out = append(out, said(from.rows[k].value)...)
+	out = append(out, dialect.CheckTiers(policies, s.tiers())...)
+	for _, from := range []*store[ranges]{s.pools, s.ciliumNodes} {
+		for _, k := range sortedKeys(from.rows) {
+			out = append(out, from.rows[k].value.problems...)
+		}
 	}
 	return out
 }
 
 func sortedKeys[V any](m map[key]V) []key {
-	return slices.SortedFunc(maps.Keys(m), func(a, b key) int {
-		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.name, b.name))
-	})
+	return slices.SortedFunc(maps.Keys(m), compareKeys)
+}
+
+func compareKeys(a, b key) int {
+	return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.name, b.name))
 }
 
 // snapshot is the cluster as it is known now, whether handed out or not.
 func (s *state) snapshot() *model.Cluster {
 	c := s.cluster()
-	c.PodRanges = s.podRanges()
+	c.PodRanges, c.Services = s.podRanges(), s.resolved()
 	return c
 }
 
-// cluster is everything, in order.
+// cluster is everything but the Services, in order.
 func (s *state) cluster() *model.Cluster {
-	c := &model.Cluster{Revision: s.revision, PodRanges: slices.Clone(s.ranges), Services: s.resolved()}
+	c := &model.Cluster{Revision: s.revision, PodRanges: slices.Clone(s.ranges)}
 	named := map[string]struct{}{}
 	c.Endpoints = make([]model.Endpoint, 0, len(s.pods.rows))
 	for _, k := range sortedKeys(s.pods.rows) {
 		c.Endpoints = append(c.Endpoints, *s.endpoint(k))
 		named[k.namespace] = struct{}{}
 	}
-	for _, k := range sortedKeys(s.policies.rows) {
-		c.Policies = append(c.Policies, s.policies.rows[k].value.list...)
-		named[k.namespace] = struct{}{}
+	for o, p := range s.all() {
+		c.Policies = append(c.Policies, p.Policies...)
+		c.Tiers = append(c.Tiers, p.Tiers...)
+		c.Sets = append(c.Sets, p.Sets...)
+		named[o.namespace] = struct{}{}
+	}
+	for _, k := range sortedKeys(s.accounts.rows) {
+		if a := s.accounts.rows[k].value.said(k); len(a.Labels) > 0 {
+			c.Accounts = append(c.Accounts, a)
+		}
 	}
 	for k := range s.services.rows {
 		named[k.namespace] = struct{}{}

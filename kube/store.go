@@ -19,6 +19,7 @@ type store[V any] struct {
 type row[V any] struct {
 	value   *V
 	version uint64 // 0: unknown
+	since   uint64 // the version at which it became what it is, as far as was seen
 }
 
 // goneSize bounds the memory of deletions. An event that comes later than
@@ -57,10 +58,10 @@ func (s *store[V]) set(k key, version uint64, v *V) {
 			delete(s.rows, k)
 		}
 	case old != nil && reflect.DeepEqual(old, v):
-		s.rows[k] = row[V]{old, version}
+		s.rows[k] = row[V]{old, version, s.rows[k].since}
 	default:
 		s.change(k, old, v)
-		s.rows[k] = row[V]{v, version}
+		s.rows[k] = row[V]{v, version, version}
 	}
 }
 

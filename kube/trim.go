@@ -36,6 +36,7 @@ type node struct {
 	model.Node
 	ranges  []netip.Prefix // of its pods
 	created int64
+	ready   bool
 }
 
 func (n *node) outranks(m *node) bool {
@@ -60,6 +61,15 @@ type slicePort struct {
 
 // account is what is kept of a ServiceAccount.
 type account struct{ labels map[string]string }
+
+// said is the account as it is handed out; one without labels is like none.
+func (a *account) said(k key) model.ServiceAccount {
+	out := model.ServiceAccount{Namespace: k.namespace, Name: k.name, Source: model.Source{APIVersion: "v1", Kind: "ServiceAccount", Namespace: k.namespace, Name: k.name}}
+	if a != nil {
+		out.Labels = a.labels
+	}
+	return out
+}
 
 func sourceOf(p *pool, apiVersion, kind string, o metav1.Object) model.Source {
 	return model.Source{APIVersion: apiVersion, Kind: kind, Namespace: p.string(o.GetNamespace()), Name: o.GetName()}
@@ -156,6 +166,11 @@ func trimNode(p *pool, o *corev1.Node) *node {
 			n.IPs = appendAddress(n.IPs, a.Address)
 		}
 	}
+	for _, c := range o.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			n.ready = c.Status == corev1.ConditionTrue
+		}
+	}
 	cidrs := o.Spec.PodCIDRs
 	if len(cidrs) == 0 && o.Spec.PodCIDR != "" {
 		cidrs = []string{o.Spec.PodCIDR}
@@ -175,7 +190,7 @@ func trimService(p *pool, o *corev1.Service) *model.Service {
 	}
 	s := sourceOf(p, "v1", "Service", o)
 	out := &model.Service{
-		Namespace: s.Namespace, Name: s.Name, Source: s, Selector: p.labelSet(o.Spec.Selector),
+		Namespace: s.Namespace, Name: s.Name, Source: s, Labels: p.labelSet(o.Labels), Selector: p.labelSet(o.Spec.Selector),
 		PublishNotReady: o.Spec.PublishNotReadyAddresses, Headless: o.Spec.ClusterIP == corev1.ClusterIPNone,
 	}
 	ips := o.Spec.ClusterIPs

@@ -42,12 +42,13 @@ type pace struct {
 	refused  time.Duration // before the first retry after it answered that it will not; doubles
 	longest  time.Duration // between retries, and as much again by chance
 	probe    time.Duration // between questions whether an API server that is away is back, and as much again by chance
-	discover time.Duration // between looks for optional resources
+	discover time.Duration // between looks for optional resources that nothing tells of
+	appear   time.Duration // for which a resource that was told of is looked for at once
 }
 
 var standardPace = pace{
 	silence: 3 * time.Minute, backoff: 500 * time.Millisecond, refused: 500 * time.Millisecond, longest: 15 * time.Second,
-	probe: 800 * time.Millisecond, discover: 5 * time.Minute,
+	probe: 800 * time.Millisecond, discover: 5 * time.Minute, appear: 10 * time.Second,
 }
 
 // Update is everything that changed in the cluster since the Update before.
@@ -55,7 +56,7 @@ var standardPace = pace{
 type Update struct {
 	Cluster   *model.Cluster    // if not nil, all there is: compile it anew. The first Update's is
 	Change    engine.Change     // else: apply it. A Node without addresses is gone; so is a Namespace with no label but its name
-	Services  bool              // Services or their backends changed: see Watcher.Services
+	Services  bool              // Services or their backends changed: see Watcher.Services. In Cluster and Change are those that policies speak of
 	Problems  []model.Problem   // if not nil, all that is wrong with all policies now; it may be empty
 	Since     time.Time         // when the oldest event in it arrived
 	Revisions map[string]string // newest resourceVersion seen, by resource
@@ -69,7 +70,8 @@ type Watcher struct {
 	log    *slog.Logger
 	pace   pace
 	outage *outage
-	health []*health // as resources
+	health []*health       // as resources
+	told   []chan struct{} // as resources: its definition changed
 	wake   chan struct{}
 
 	mu        sync.Mutex
@@ -100,9 +102,24 @@ func New(cfg Config) (*Watcher, error) {
 	}
 	w.outage = newOutage(w.pace, c.ready)
 	for _, r := range resources {
-		w.health = append(w.health, &health{of: r, log: w.log, now: Health{Resource: r.name(), Optional: r.optional}, stir: w.stir})
+		w.health = append(w.health, &health{of: r, log: w.log, now: Health{Resource: r.name(), Optional: r.optional, Policies: r.policy}, stir: w.stir})
+		w.told = append(w.told, make(chan struct{}, 1))
 	}
+	w.state.defined = w.tell
 	return w, nil
+}
+
+// tell has the resources of that definition be looked for: it is named
+// "networksets.projectcalico.org" or "v3.projectcalico.org".
+func (w *Watcher) tell(definition string) {
+	for i, r := range resources {
+		if definition == r.name() || definition == r.gvr.Version+"."+r.gvr.Group {
+			select {
+			case w.told[i] <- struct{}{}:
+			default:
+			}
+		}
+	}
 }
 
 // Run lists and watches until the context ends. An API server that is away,
@@ -120,18 +137,33 @@ func (w *Watcher) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() { w.outage.run(ctx) })
 	for i, r := range resources {
-		running.Go(func() { w.reflect(ctx, r, w.health[i]) })
+		running.Go(func() { w.follow(ctx, r, w.health[i], w.told[i]) })
 	}
 	running.Wait()
 	w.client.close()
 	return nil
 }
 
-func (w *Watcher) reflect(ctx context.Context, r *resource, h *health) {
-	if r.optional && !w.discover(ctx, r, h) {
-		return
+// follow reads the resource until the context ends; one that the cluster may
+// do without whenever it is there.
+func (w *Watcher) follow(ctx context.Context, r *resource, h *health, told <-chan struct{}) {
+	for ctx.Err() == nil {
+		version := r
+		if r.optional {
+			if version = w.discover(ctx, r, h, told); version == nil {
+				return
+			}
+		}
+		w.reflect(ctx, version, h)
 	}
-	l := &lister{resource: r, client: w.client, pool: w.pool, health: h, silence: w.pace.silence}
+}
+
+// reflect reads the resource until the context ends, or an optional one is not
+// found any more.
+func (w *Watcher) reflect(ctx context.Context, r *resource, h *health) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l := &lister{resource: r, client: w.client, pool: w.pool, health: h, silence: w.pace.silence, gone: cancel}
 	logger := klog.FromContext(ctx)
 	patient := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
@@ -153,30 +185,68 @@ func (w *Watcher) reflect(ctx context.Context, r *resource, h *health) {
 // pageSize bounds how many whole objects are in memory at a time.
 const pageSize = 500
 
-// discover waits until the cluster has the resource; false: the context ended.
-func (w *Watcher) discover(ctx context.Context, r *resource, h *health) bool {
+// discover waits until the cluster has the resource, and returns it in the
+// version that is served; nil: the context ended. What was read of one that is
+// not there is dropped.
+func (w *Watcher) discover(ctx context.Context, r *resource, h *health, told <-chan struct{}) *resource {
+	var eager time.Time // until when it is expected to come
 	for {
-		_, err := persist(ctx, w.outage, func() (runtime.Object, error) {
-			ask, cancel := context.WithTimeout(ctx, w.pace.silence)
-			defer cancel()
-			list, err := w.client.list(ask, r, metav1.ListOptions{Limit: 1})
-			if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
-				h.failed("list", err)
-			}
-			return list, err
-		})
+		found, err := w.find(ctx, r, h)
 		wait := w.pace.longest
 		switch {
 		case err == nil:
-			return true
+			return found
 		case apierrors.IsNotFound(err):
-			h.absent()
-			wait = w.pace.discover
+			w.drop(r, h)
+			if wait = w.pace.refused; time.Now().After(eager) {
+				wait = w.looks()
+			}
 		}
-		if !pause(ctx, wait+rand.N(wait), nil) {
-			return false
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-told:
+			eager = time.Now().Add(w.pace.appear)
+		case <-time.After(wait + rand.N(wait)):
 		}
 	}
+}
+
+// find asks for the resource in each of its versions.
+func (w *Watcher) find(ctx context.Context, r *resource, h *health) (*resource, error) {
+	_, err := persist(ctx, w.outage, func() (runtime.Object, error) {
+		ask, cancel := context.WithTimeout(ctx, w.pace.silence)
+		defer cancel()
+		list, err := w.client.list(ask, r, metav1.ListOptions{Limit: 1})
+		if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+			h.failed("list", err)
+		}
+		return list, err
+	})
+	if apierrors.IsNotFound(err) && r.older != nil {
+		return w.find(ctx, r.older, h)
+	}
+	return r, err
+}
+
+// drop takes away all that is known of a resource that the cluster does not have.
+func (w *Watcher) drop(r *resource, h *health) {
+	w.mu.Lock()
+	r.shelf(w.state).replace(nil)
+	delete(w.revisions, r.name())
+	w.mu.Unlock()
+	h.absent()
+}
+
+// looks is how long to wait between looks for a resource: where definitions
+// can be read these say when there is reason to look.
+func (w *Watcher) looks() time.Duration {
+	for i, r := range resources {
+		if slices.Contains(definitions, r) && (!w.health[i].state().Synced || w.health[i].state().Err != nil) {
+			return w.pace.discover
+		}
+	}
+	return 12 * w.pace.discover
 }
 
 // sink is what a reflector writes to.
@@ -203,7 +273,7 @@ func (s *sink) take(o any, deleted bool) error {
 	s.r.shelf(s.w.state).event(i.key(), i.version(), i.value)
 	// UpdateResourceVersion comes later: an Update may be taken before it.
 	s.w.revisions[s.r.name()] = i.ResourceVersion
-	s.w.rewritten = s.w.rewritten || s.r.name() == policyResource
+	s.w.rewritten = s.w.rewritten || s.r.policy
 	s.w.mu.Unlock()
 	s.w.stir()
 	return nil
@@ -246,7 +316,8 @@ func (w *Watcher) stir() {
 // Next waits until something changed since it last returned, and returns all
 // of it as one Update, which must be applied: nothing is said twice. The first
 // waits until every resource is listed; one that the cluster may do without
-// does not hold it up if it is absent, refused, or cannot be read for long.
+// does not hold it up if it is absent or refused, or, if it holds no policies,
+// cannot be read for long.
 // The only error is the context's.
 func (w *Watcher) Next(ctx context.Context) (Update, error) {
 	for {
@@ -264,7 +335,7 @@ func (w *Watcher) Next(ctx context.Context) (Update, error) {
 func (w *Watcher) take() (Update, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.state.started && slices.ContainsFunc(w.health, func(h *health) bool { return h.holdsUp(2 * w.pace.longest) }) {
+	if !w.state.started && !w.complete() {
 		return Update{}, false
 	}
 	u, ok := w.state.take()
@@ -274,8 +345,27 @@ func (w *Watcher) take() (Update, bool) {
 	if ok {
 		w.rewritten = false
 		u.Revisions = maps.Clone(w.revisions)
+		for _, r := range definitions {
+			delete(u.Revisions, r.name())
+		}
 	}
 	return u, ok
+}
+
+// complete says whether enough was read for the first Update. Policies that are
+// there and cannot be read are waited for: without them doors would be open.
+func (w *Watcher) complete() bool {
+	synced := map[*resource]bool{}
+	for i, r := range resources {
+		synced[r] = w.health[i].state().Synced
+	}
+	for i, r := range resources {
+		otherwise := w.health[i].state().Err != nil && (synced[r.served] || synced[r.stored]) // in its other form
+		if w.health[i].holdsUp(2*w.pace.longest) && !otherwise {
+			return false
+		}
+	}
+	return true
 }
 
 // Snapshot is the whole cluster as it is known now, for questions and audits;
@@ -284,6 +374,27 @@ func (w *Watcher) Snapshot() *model.Cluster {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.state.snapshot()
+}
+
+// PolicyObjects is every object that holds policies, or that something is
+// wrong with, in a fixed order.
+func (w *Watcher) PolicyObjects() []PolicyObject {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.state.policyObjects()
+}
+
+// readyNodes are the names of the nodes that are ready, sorted, and the number of all.
+func (w *Watcher) readyNodes() (names []string, all int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for k, n := range w.state.nodes.rows {
+		if n.value.ready {
+			names = append(names, k.name)
+		}
+	}
+	slices.Sort(names)
+	return names, len(w.state.nodes.rows)
 }
 
 // Services is all Services with their ready backends, sorted.

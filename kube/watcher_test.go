@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"strconv"
@@ -25,13 +26,82 @@ func sameCluster(a, b *model.Cluster) string {
 	return cmp.Diff(a, b, addresses, prefixes, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(model.Cluster{}, "Revision"))
 }
 
-// follower runs a Watcher and keeps a Matrix up to date with it.
+// follower runs a Watcher and keeps a Matrix and a mirror up to date with it.
 type follower struct {
 	t *testing.T
 	s *server
 	w *Watcher
 	m *engine.Matrix
 	n int // updates
+
+	mirror mirror
+}
+
+// mirror is what Updates said of what is no pod, node or namespace.
+type mirror struct {
+	policies map[string]*model.Policy
+	accounts map[string]model.ServiceAccount
+	tiers    map[string]model.Tier
+	sets     map[string]*model.AddressSet
+	services map[string]*model.Service
+	problems []model.Problem
+}
+
+func newMirror(c *model.Cluster) mirror {
+	m := mirror{map[string]*model.Policy{}, map[string]model.ServiceAccount{}, map[string]model.Tier{}, map[string]*model.AddressSet{}, map[string]*model.Service{}, nil}
+	ch := engine.Change{Policies: c.Policies, Accounts: c.Accounts, Tiers: c.Tiers}
+	for i := range c.Sets {
+		ch.Sets = append(ch.Sets, &c.Sets[i])
+	}
+	for i := range c.Services {
+		ch.Services = append(ch.Services, &c.Services[i])
+	}
+	m.apply(ch)
+	return m
+}
+
+func (m mirror) apply(ch engine.Change) {
+	for _, k := range ch.DeletedPolicies {
+		delete(m.policies, k)
+	}
+	for _, k := range ch.DeletedTiers {
+		delete(m.tiers, k)
+	}
+	for _, k := range ch.DeletedSets {
+		delete(m.sets, k)
+	}
+	for _, k := range ch.DeletedServices {
+		delete(m.services, k)
+	}
+	for _, p := range ch.Policies {
+		m.policies[engine.PolicyKey(p)] = p
+	}
+	for _, a := range ch.Accounts {
+		if m.accounts[a.Key()] = a; len(a.Labels) == 0 {
+			delete(m.accounts, a.Key())
+		}
+	}
+	for _, t := range ch.Tiers {
+		m.tiers[t.Name] = t
+	}
+	for _, x := range ch.Sets {
+		m.sets[x.Key()] = x
+	}
+	for _, x := range ch.Services {
+		m.services[x.Key()] = x
+	}
+}
+
+// differs compares with a fresh cluster; of Services with those that are asked for.
+func (m mirror) differs(c *model.Cluster, problems []model.Problem, asked map[key]int) string {
+	want := newMirror(c)
+	want.problems = problems
+	for k, x := range want.services {
+		if asked[key{}] == 0 && asked[key{x.Namespace, x.Name}] == 0 {
+			delete(want.services, k)
+		}
+	}
+	return cmp.Diff(want, m, addresses, prefixes, cmpopts.EquateEmpty(), cmp.AllowUnexported(mirror{}))
 }
 
 func following(t *testing.T, s *server, p *pace) *follower {
@@ -74,8 +144,13 @@ func (f *follower) apply(u Update) {
 	f.n++
 	if u.Cluster != nil {
 		f.m = engine.Compile(u.Cluster)
+		f.mirror = newMirror(u.Cluster)
 	} else {
 		f.m.Apply(u.Change)
+		f.mirror.apply(u.Change)
+	}
+	if u.Problems != nil {
+		f.mirror.problems = u.Problems
 	}
 }
 
@@ -97,7 +172,8 @@ func (f *follower) settle() {
 		behind := ""
 		f.w.mu.Lock()
 		for _, r := range resources {
-			if n, _ := strconv.Atoi(f.w.revisions[r.name()]); n < version && !f.s.absent[pathOf(r)] {
+			absent := f.s.missing(r) && (r.older == nil || f.s.missing(r.older))
+			if n, _ := strconv.Atoi(f.w.revisions[r.name()]); absent != (n == 0) || !absent && n < version {
 				behind = r.name()
 			}
 		}
@@ -119,9 +195,15 @@ func (f *follower) caughtUp() {
 	for u, ok := f.w.take(); ok; u, ok = f.w.take() {
 		f.apply(u)
 	}
-	fresh, _, err := Load(context.Background(), f.s.config())
+	fresh, problems, err := Load(context.Background(), f.s.config())
 	if err != nil {
 		f.t.Fatal(err)
+	}
+	f.w.mu.Lock()
+	asked := maps.Clone(f.w.state.asked)
+	f.w.mu.Unlock()
+	if diff := f.mirror.differs(fresh, problems, asked); diff != "" {
+		f.t.Fatalf("the changes do not add up to what a fresh list says (-fresh +watched):\n%s", diff)
 	}
 	if diff := sameCluster(fresh, f.w.Snapshot()); diff != "" {
 		f.t.Fatalf("the snapshot is not what a fresh list says (-fresh +watched):\n%s", diff)
@@ -588,8 +670,8 @@ func TestAPolicyThatIsWrittenAgain(t *testing.T) {
 	policy["metadata"].(jsonObject)["annotations"] = jsonObject{"note": "new"}
 	s.put("networkpolicies", policy)
 	u := f.next()
-	was, _ := strconv.Atoi(before.Revisions[policyResource])
-	now, _ := strconv.Atoi(u.Revisions[policyResource])
+	was, _ := strconv.Atoi(before.Revisions[networkPolicies.name()])
+	now, _ := strconv.Atoi(u.Revisions[networkPolicies.name()])
 	if u.Cluster != nil || len(u.Change.Policies) != 0 || now <= was {
 		t.Errorf("update %+v after version %d", u, was)
 	}
@@ -605,7 +687,7 @@ func TestAnUpdateNamesItsOwnVersion(t *testing.T) {
 		policy := policyObject("b", "p"+strconv.Itoa(i), jsonObject{"podSelector": jsonObject{}})
 		s.put("networkpolicies", policy)
 		u := f.next()
-		if got, want := u.Revisions[policyResource], policy["metadata"].(jsonObject)["resourceVersion"]; len(u.Change.Policies) != 1 || got != want {
+		if got, want := u.Revisions[networkPolicies.name()], policy["metadata"].(jsonObject)["resourceVersion"]; len(u.Change.Policies) != 1 || got != want {
 			t.Fatalf("the update of version %s names %s: %+v", want, got, u)
 		}
 	}

@@ -41,19 +41,26 @@ func decodePolicy(o field.Object) (*model.Policy, []model.Problem) {
 	root.Field("status")
 	spec := root.Field("spec")
 	root.Done()
-	d := decoder{namespace: o.Source.Namespace}
+	return Policy(o.Source, spec), problems.List
+}
+
+// Policy is the policy that the spec of a NetworkPolicy stands for, or nil if
+// the spec is no mapping. Fields that somebody asked spec for before are not
+// reported as unknown.
+func Policy(source model.Source, spec field.Cursor) *model.Policy {
+	d := decoder{namespace: source.Namespace}
 	p := &model.Policy{
-		Source: o.Source, Family: model.FamilyKubernetes, Tier: model.TierDefault, Order: model.KubernetesOrder,
-		Subject: model.EndpointSelector{Namespace: o.Source.Namespace},
+		Source: source, Family: model.FamilyKubernetes, Tier: model.TierDefault, Order: model.KubernetesOrder,
+		Subject: model.EndpointSelector{Namespace: source.Namespace},
 	}
 	p.Source.Field = ""
 	if !spec.Present() {
 		// The API server fills in an empty spec: every pod of the namespace, ingress.
 		p.Ingress = &model.Section{DefaultDeny: true}
-		return p, problems.List
+		return p
 	}
 	if !spec.Mapping() {
-		return nil, problems.List
+		return nil
 	}
 	pods, ok := field.Selector(spec.Field("podSelector"))
 	p.Subject.Pods = pods
@@ -75,7 +82,7 @@ func decodePolicy(o field.Object) (*model.Policy, []model.Problem) {
 	if outward {
 		p.Egress = &model.Section{DefaultDeny: true, Rules: egress}
 	}
-	return p, problems.List
+	return p
 }
 
 // policyTypes applies the API server's default: Ingress, and Egress if there

@@ -1,0 +1,51 @@
+package crdtest
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/sallyport-dev/sallyport/model"
+	"github.com/sallyport-dev/sallyport/scenarios"
+)
+
+// beyond are the scenarios whose errors no schema can find, and why.
+var beyond = map[string]string{}
+
+// TestScenarios has the API server create the policies of every scenario: what
+// the decoder takes, the definition takes; what the one rejects, the other does.
+func TestScenarios(t *testing.T) {
+	defined := definitions(t)
+	all, err := scenarios.Load(scenarios.Files)
+	must(t, err)
+	tried := map[[2]string]int{}
+	for _, s := range all {
+		wrong := map[string]bool{}
+		for _, p := range s.Problems {
+			if p.Severity == model.Error {
+				wrong[p.Source.Kind+" "+p.Source.Name] = true
+			}
+		}
+		for _, file := range s.Order {
+			for _, o := range documents(t, string(s.Files[file])) {
+				kind, name := kindOf(o)
+				d, ok := defined[kind]
+				if !ok {
+					continue
+				}
+				tried[kind]++
+				said := d.check(o)
+				switch {
+				case len(said) > 0 && !wrong[name]:
+					t.Errorf("%s: the decoder takes %s, the definition does not: %s", s.Name, name, strings.Join(said, "; "))
+				case len(said) == 0 && wrong[name] && beyond[s.Name] == "":
+					t.Errorf("%s: the definition takes %s, the decoder does not", s.Name, name)
+				}
+			}
+		}
+	}
+	for kind := range defined {
+		if tried[kind] == 0 {
+			t.Errorf("no scenario has a %v", kind)
+		}
+	}
+}
