@@ -9,7 +9,17 @@ import (
 )
 
 // beyond are the scenarios whose errors no schema can find, and why.
-var beyond = map[string]string{}
+var beyond = map[string]string{
+	"calico-tier-unknown":                              "whether a tier exists no schema knows",
+	"invalid-calico-namespace-selector-of-the-subject": "schemas do not read selectors",
+	"invalid-calico-selector-of-the-subject":           "schemas do not read selectors",
+	"invalid-calico-selectors-of-peers":                "schemas do not read selectors",
+	"invalid-calico-source-ports":                      "source ports are valid, but not enforced",
+}
+
+// spelled are the scenarios with spellings that the decoder understands and
+// the definition has not, and whose they are.
+var spelled = map[string]string{"calico-tutorial-payment-service": "an article's"}
 
 // TestScenarios has the API server create the policies of every scenario: what
 // the decoder takes, the definition takes; what the one rejects, the other does.
@@ -35,7 +45,7 @@ func TestScenarios(t *testing.T) {
 				tried[kind]++
 				said := d.check(o)
 				switch {
-				case len(said) > 0 && !wrong[name]:
+				case len(said) > 0 && !wrong[name] && spelled[s.Name] == "":
 					t.Errorf("%s: the decoder takes %s, the definition does not: %s", s.Name, name, strings.Join(said, "; "))
 				case len(said) == 0 && wrong[name] && beyond[s.Name] == "":
 					t.Errorf("%s: the definition takes %s, the decoder does not", s.Name, name)
