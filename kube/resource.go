@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -85,7 +84,7 @@ func Reads() []string {
 	var out []string
 	for _, r := range resources {
 		out = append(out, r.name())
-		if r.gvr.Group == calicoGroup && r.policy && strings.HasSuffix(r.gvr.Resource, "policies") {
+		if r.prefixed() && r.gvr.Group == calicoGroup {
 			// Calico's API server wants leave for the policies of every tier, too.
 			out = append(out, "tier."+r.name())
 		}

@@ -48,7 +48,7 @@ type pace struct {
 
 var standardPace = pace{
 	silence: 3 * time.Minute, backoff: 500 * time.Millisecond, refused: 500 * time.Millisecond, longest: 15 * time.Second,
-	probe: 800 * time.Millisecond, discover: 5 * time.Minute, appear: 10 * time.Second,
+	probe: 500 * time.Millisecond, discover: 5 * time.Minute, appear: 10 * time.Second,
 }
 
 // Update is everything that changed in the cluster since the Update before.
@@ -376,8 +376,7 @@ func (w *Watcher) Snapshot() *model.Cluster {
 	return w.state.snapshot()
 }
 
-// PolicyObjects is every object that holds policies, or that something is
-// wrong with, in a fixed order.
+// PolicyObjects is every one that counts, in a fixed order.
 func (w *Watcher) PolicyObjects() []PolicyObject {
 	w.mu.Lock()
 	defer w.mu.Unlock()
