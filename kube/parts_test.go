@@ -163,7 +163,8 @@ func TestKindsAppearAndDisappear(t *testing.T) {
 	f.next()
 }
 
-// TestANotFoundInPassing: one answer is not enough to forget policies.
+// TestANotFoundInPassing: an API server that starts may not know a kind for a
+// moment. That is not enough to forget policies.
 func TestANotFoundInPassing(t *testing.T) {
 	speakToy(t)
 	s := world(t)
@@ -173,9 +174,9 @@ func TestANotFoundInPassing(t *testing.T) {
 	f := following(t, s, hurried())
 	f.next()
 	f.settle()
-	s.set(func() { s.notFoundOnce = pathOf(r) })
+	s.set(func() { s.notFound[pathOf(r)] = 2 })
 	s.cut()
-	eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.notFoundOnce == "" })
+	eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.notFound[pathOf(r)] == 0 })
 	f.nothing()
 	f.caughtUp()
 }
