@@ -595,3 +595,22 @@ func TestEveryLanguageArrives(t *testing.T) {
 		f.caughtUp()
 	}
 }
+
+// TestKindsThatAreNeitherOursNorThere: who may not list a kind is told so
+// whether it is there or not.
+func TestKindsThatAreNeitherOursNorThere(t *testing.T) {
+	s := world(t)
+	for _, r := range languages {
+		s.forbidden[pathOf(r)] = r != networkPolicies
+	}
+	s.absent[pathOf(resourceNamed("ciliumnetworkpolicies"))] = false
+	_, problems, err := Load(context.Background(), s.config())
+	if err != nil || len(problems) != 1 || problems[0].Source.Kind != "ciliumnetworkpolicies" {
+		t.Errorf("problems %v, error %v", problems, err)
+	}
+	f := following(t, s, hurried())
+	f.next()
+	if said := Unread(f.w.Health()); len(said) != 1 || !strings.HasPrefix(said[0], "ciliumnetworkpolicies.cilium.io: ") {
+		t.Errorf("says %q", said)
+	}
+}

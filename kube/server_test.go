@@ -232,7 +232,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	away = away || s.broken[r.URL.Path] || s.unready && r.URL.Path == "/readyz"
 	s.mu.Unlock()
 	from, _ := strconv.Atoi(q.Get("resourceVersion"))
-	if s.one(w, r) {
+	if s.one(w, r) || s.discovery(w, r) {
 		return
 	}
 	switch {
@@ -245,10 +245,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	case r.URL.Path == "/readyz":
 		fmt.Fprint(w, "ok")
-	case absent:
-		status(w, 404, "NotFound", "the server could not find the requested resource")
 	case forbidden:
 		status(w, 403, "Forbidden", "User \"system:serviceaccount:kube-system:sallyport\" cannot list")
+	case absent:
+		status(w, 404, "NotFound", "the server could not find the requested resource")
 	case !watching:
 		s.list(w, r)
 	case q.Get("sendInitialEvents") == "true" && !streams:
@@ -258,6 +258,24 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.watch(w, r, from)
 	}
+}
+
+// discovery says which resources a group has; everybody may ask.
+func (s *server) discovery(w http.ResponseWriter, r *http.Request) bool {
+	if !strings.HasPrefix(r.URL.Path, "/apis/") || strings.Count(r.URL.Path, "/") != 3 {
+		return false
+	}
+	list := []jsonObject{}
+	for _, x := range resources {
+		for ; x != nil; x = x.older {
+			if path.Dir(pathOf(x)) == r.URL.Path && !s.missing(x) {
+				list = append(list, jsonObject{"name": x.gvr.Resource})
+			}
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(jsonObject{"kind": "APIResourceList", "apiVersion": "v1", "resources": list})
+	return true
 }
 
 // one answers what is about a single object: reading it, or patching its status.

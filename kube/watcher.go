@@ -221,6 +221,7 @@ func (w *Watcher) find(ctx context.Context, r *resource, h *health) (*resource, 
 		ask, cancel := context.WithTimeout(ctx, w.pace.silence)
 		defer cancel()
 		list, err := w.client.list(ask, r, metav1.ListOptions{Limit: 1})
+		err = w.client.refused(ask, r, err)
 		if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 			h.failed("list", err)
 		}
