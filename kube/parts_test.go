@@ -231,6 +231,10 @@ func TestBothFormsOfACalicoObjectAreOne(t *testing.T) {
 	s.put(served.name(), toyObject(served, "a", "default.p", toyParts(jsonObject{"app": "web"})))
 	expect("projectcalico.org/v3 ours.q, projectcalico.org/v3 ours.q#1, projectcalico.org/v3 p")
 	s.remove(served.name(), key{"a", "default.p"})
+	// In another tier it is just a name.
+	s.put(stored.name(), toyObject(stored, "a", "default.p", toyParts(jsonObject{"app": "other", "tier": "ours"})))
+	expect("crd.projectcalico.org/v1 default.p, projectcalico.org/v3 ours.q, projectcalico.org/v3 ours.q#1, projectcalico.org/v3 p")
+	s.put(stored.name(), toyObject(stored, "a", "default.p", toyParts(jsonObject{"app": "other"})))
 	// In another namespace it is another object.
 	s.put(stored.name(), toyObject(stored, "b", "ours.q", toyParts(jsonObject{"app": "web"})))
 	expect("crd.projectcalico.org/v1 ours.q, projectcalico.org/v3 ours.q, projectcalico.org/v3 ours.q#1, projectcalico.org/v3 p")
