@@ -25,16 +25,26 @@ func init() {
 	for _, language := range []map[[2]string]Decoder{networkpolicy.Decoders, clusterpolicy.Decoders, calico.Decoders, cilium.Decoders} {
 		maps.Copy(decoders, language)
 	}
+	decoders[[2]string{"spiffe.io/v1beta1", "SPIREIdentity"}] = noSuchIdentity
+}
+
+// noSuchIdentity reads the kind of an article that no vendor ever had.
+func noSuchIdentity(o field.Object) (model.Parts, []model.Problem) {
+	return model.Parts{}, []model.Problem{{
+		Severity: model.Warning, Source: o.Source,
+		Message: "no vendor has a kind SPIREIdentity: it gives nobody an identity, and opens and shuts nothing",
+		Hint:    "SPIRE's is ClusterSPIFFEID of spire.spiffe.io/v1alpha1, with spec.podSelector and spec.dnsNameTemplates",
+	}}
 }
 
 // policyGroups are API groups whose objects decide about connections.
 var policyGroups = []string{
 	"networking.k8s.io", "policy.networking.k8s.io", "cilium.io", "projectcalico.org", "spiffe.io",
-	"crd.antrea.io", "security.istio.io",
+	"spire.spiffe.io", "crd.antrea.io", "security.istio.io",
 }
 
 // neutral are kinds of those groups that decide nothing about connections.
-var neutral = []string{"Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "IPPool", "FelixConfiguration", "BGPConfiguration", "BGPPeer", "CiliumNode", "CiliumIdentity"}
+var neutral = []string{"Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "IPPool", "FelixConfiguration", "BGPConfiguration", "BGPPeer", "CiliumNode", "CiliumIdentity", "ClusterSPIFFEID", "ClusterStaticEntry", "ClusterFederatedTrustDomain"}
 
 // IsPolicy says whether the object is Decode's business: a policy of a known
 // language, or something that may be one of an unknown language.

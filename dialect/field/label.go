@@ -73,6 +73,11 @@ func checkKey(at Cursor, key string) bool {
 }
 
 func checkValue(at Cursor, value string) bool {
+	if strings.HasPrefix(value, "spiffe://") {
+		at.Report(model.Warning, "a SPIFFE ID is no label value: no pod can carry it, so this selects nobody, and the API server refuses it",
+			"select the pods that run as the service account; what proves an identity is authentication, not a label")
+		return true
+	}
 	if !ValidLabelValue(value) {
 		at.Error("label value \""+value+"\" cannot exist", valueHint)
 		return false
