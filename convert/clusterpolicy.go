@@ -20,7 +20,7 @@ func (c *converter) clusterPolicy(u *unit) {
 			wall.sections[d] = &section{}
 		}
 	}
-	c.omit(u.policy.Source, "a ClusterNetworkPolicy isolates nobody: a NetworkPolicy beside it does, and allows nothing")
+	c.omit(model.Source{}, "a ClusterNetworkPolicy isolates nobody: NetworkPolicies beside them do, and allow nothing")
 	c.networkPolicy(wall)
 	namespace, account, pod, ok := u.subject.split()
 	namespaces, good := labelSelector(namespace)

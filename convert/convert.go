@@ -34,6 +34,9 @@ const (
 // Targets lists the languages.
 var Targets = []Target{NetworkPolicy, Cilium, Calico, ClusterNetworkPolicy}
 
+// Known says whether the language is one of them.
+func (t Target) Known() bool { return slices.Contains(Targets, t) }
+
 // Omission is something that the result does not say, or not for good.
 type Omission struct {
 	Source model.Source `json:"source"`

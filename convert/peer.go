@@ -182,6 +182,13 @@ func (f facts) minus(a, b peer) (out []peer, ok bool) {
 	switch {
 	case b.kind == anyone:
 		return nil, true
+	case a.kind == anyone && (b.kind == block || b.kind == outside && f.pods(b.block) == nothing && f.nodes(b.block) == nothing):
+		for _, every := range []netip.Prefix{everyIPv4, everyIPv6} {
+			for _, rest := range cut(model.IPBlock{CIDR: every}, b.block) {
+				out = append(out, peer{kind: block, block: rest, source: a.source})
+			}
+		}
+		return out, true
 	case a.kind == anyone, a.kind == block && b.kind != block:
 		return f.each(a, func(part peer) ([]peer, bool) { return f.minus(part, b) })
 	case a.kind == pods && b.kind == pods:

@@ -137,12 +137,15 @@ func join(a, b clause) (out clause, ok bool) {
 // tidy drops what other conditions imply; ok is false for a contradiction.
 func (c clause) tidy() (out clause, ok bool) {
 	for i, s := range c {
-		if s.Op == model.SelectIn {
-			s.Values = slices.DeleteFunc(slices.Clone(s.Values), func(v string) bool { return !c.admits(s.Key, v) })
-			if len(s.Values) == 0 {
-				return nil, false
-			}
+		if s.Op != model.SelectIn {
+			continue
 		}
+		s.Values = slices.DeleteFunc(slices.Clone(s.Values), func(v string) bool { return !c.admits(s.Key, v) })
+		if c[i] = s; len(s.Values) == 0 {
+			return nil, false
+		}
+	}
+	for i, s := range c {
 		redundant := false
 		for j, o := range c {
 			if i != j && contradict(s, o) {

@@ -174,7 +174,7 @@ func (c *converter) servicePorts(r rule) []model.Port {
 			}
 		}
 		if others {
-			c.omit(r.source, "only TCP, UDP and SCTP can be named: "+p.String()+" is left out")
+			c.omit(r.source, "of protocols only TCP, UDP and SCTP can be named: the others are left out")
 		}
 	}
 	return out
