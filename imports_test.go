@@ -26,8 +26,10 @@ var directions = []struct {
 	{"dialect", []string{"model", "dialect"}, "a dialect turns objects into the model and knows nothing else"},
 	{"engine", []string{"model", "engine"}, "the engine compiles the model; no dialect, file or kernel reaches it"},
 	{"policytest", []string{"model", "engine", "dialect/field", "policytest"}, "expectations are answered from the Matrix"},
-	{"advice", []string{"model", "engine", "manifest", "policytest", "advice"}, "advice is tried on the engine, as manifests that a user could add"},
-	{"report", []string{"model", "engine", "policytest", "flow", "advice", "report"}, "reports print; they read nothing"},
+	{"diff", []string{"model", "engine", "diff"}, "a difference is between two Matrices, whoever made them"},
+	{"advice", []string{"model", "engine", "diff", "manifest", "policytest", "advice"}, "advice is tried on the engine, as manifests that a user could add"},
+	{"recommend", []string{"model", "engine", "flow", "recommend"}, "recommendations are made of flows and tried on the engine"},
+	{"report", []string{"model", "engine", "diff", "policytest", "flow", "advice", "report"}, "reports print; they read nothing"},
 	{"manifest", []string{"model", "dialect", "manifest"}, "an edge: files in, model out"},
 	{"kube", []string{"model", "dialect", "engine", "kube"}, "an edge: the Kubernetes API in, model and changes out"},
 	{"flow", []string{"model", "engine", "flow"}, "events are explained by the engine, not by the kernel's edge"},
@@ -71,7 +73,7 @@ func TestImportsGoOneWay(t *testing.T) {
 }
 
 func TestPurePackagesHaveNoEdges(t *testing.T) {
-	pure := []string{"model", "dialect", "engine", "policytest", "advice", "report"}
+	pure := []string{"model", "dialect", "engine", "diff", "policytest", "advice", "report"}
 	forbidden := []string{"net", "os", "os/exec", "time", "log", "log/slog", "sync", "syscall"}
 	eachImport(t, func(dir, path string) {
 		if slices.ContainsFunc(pure, func(p string) bool { return within(dir, p) }) && slices.Contains(forbidden, path) {
