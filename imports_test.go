@@ -29,6 +29,7 @@ var directions = []struct {
 	{"diff", []string{"model", "engine", "diff"}, "a difference is between two Matrices, whoever made them"},
 	{"convert", []string{"model", "convert"}, "one model in, text out; whoever calls has it compiled and compared"},
 	{"advice", []string{"model", "engine", "diff", "manifest", "policytest", "advice"}, "advice is tried on the engine, as manifests that a user could add"},
+	{"recommend", []string{"model", "engine", "flow", "recommend"}, "recommendations are made of flows and tried on the engine"},
 	{"report", []string{"model", "engine", "diff", "policytest", "flow", "advice", "report"}, "reports print; they read nothing"},
 	{"manifest", []string{"model", "dialect", "manifest"}, "an edge: files in, model out"},
 	{"kube", []string{"model", "dialect", "engine", "kube"}, "an edge: the Kubernetes API in, model and changes out"},

@@ -597,22 +597,36 @@ func (n *Node) publish(d engine.Delta) bool {
 	return true
 }
 
+// tellProblems logs what is new. What is merely worth knowing is said once of
+// all objects of a kind: it may be true of each of them.
 func (n *Node) tellProblems(list []model.Problem) {
 	known := map[model.Problem]struct{}{}
 	for _, p := range n.problems {
-		known[p] = struct{}{}
+		known[kindly(p)] = struct{}{}
 	}
 	for _, p := range list {
-		if _, ok := known[p]; ok {
+		if _, ok := known[kindly(p)]; ok {
 			continue
 		}
-		level, what := slog.LevelWarn, "a policy is not enforced as its author may think"
-		if p.Severity == model.Error {
+		known[kindly(p)] = struct{}{}
+		level, what := slog.LevelInfo, "of this policy is to be known"
+		switch p.Severity {
+		case model.Warning:
+			level, what = slog.LevelWarn, "a policy is not enforced as its author may think"
+		case model.Error:
 			level, what = slog.LevelError, "a policy is wrong; its wrong part allows nothing"
 		}
 		n.log.Log(context.Background(), level, what, "problem", p.Error())
 	}
 	n.problems = list
+}
+
+// kindly is what is logged once.
+func kindly(p model.Problem) model.Problem {
+	if p.Severity == model.Info {
+		p.Source = model.Source{APIVersion: p.Source.APIVersion, Kind: p.Source.Kind}
+	}
+	return p
 }
 
 // do has loop run f, and waits.

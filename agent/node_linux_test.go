@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/sallyport-dev/sallyport/model"
@@ -35,5 +37,27 @@ func TestARemadeNodeIsEnforcedOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		compare(t, l)
+	}
+}
+
+// TestProblemsAreLoggedOnce, and what is merely worth knowing once of a kind.
+func TestProblemsAreLoggedOnce(t *testing.T) {
+	var out strings.Builder
+	n := &Node{log: slog.New(slog.NewTextHandler(&out, nil))}
+	problem := func(s model.Severity, name string) model.Problem {
+		return model.Problem{Severity: s, Source: model.Source{APIVersion: "v", Kind: "Kind", Name: name, Field: "spec"}, Message: "so it is"}
+	}
+	list := []model.Problem{
+		problem(model.Error, "a"), problem(model.Error, "b"), problem(model.Warning, "a"), problem(model.Info, "a"), problem(model.Info, "b"),
+	}
+	n.tellProblems(list)
+	n.tellProblems(append(list, problem(model.Info, "c"), problem(model.Warning, "c")))
+	for level, want := range map[string]int{"ERROR": 2, "WARN": 2, "INFO": 1} {
+		if got := strings.Count(out.String(), "level="+level); got != want {
+			t.Errorf("%s: %d lines, want %d\n%s", level, got, want, out.String())
+		}
+	}
+	if len(n.problems) != 7 {
+		t.Errorf("%d problems are known", len(n.problems))
 	}
 }

@@ -60,7 +60,7 @@ send nor receive. With --cni a pod starts only when its policies are in force.`,
 	flags.StringVar(&f.cniConf, "cni-conf-dir", cni.ConfDir, "folder of CNI configurations")
 	flags.StringVar(&f.cniBin, "cni-bin-dir", cni.BinDir, "folder of CNI plugins")
 	flags.BoolVar(&f.closed, "fail-closed", true, "what cannot be decided is denied; there is no other way")
-	flags.BoolVar(&f.noReport, "no-report", false, "do not write this node's NodeState to the API server")
+	flags.BoolVar(&f.noReport, "no-report", false, "write nothing to the API server: neither this node's NodeState nor the status of policies")
 	flags.StringVar(&f.logFormat, "log-format", "json", "json or text")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	return c
@@ -100,7 +100,11 @@ func (s *session) agent(ctx context.Context, f agentFlags) error {
 		if err != nil {
 			return environment(err)
 		}
-		config.Report = r.Report
+		status, err := kube.NewStatusWriter(cfg, world, name, log)
+		if err != nil {
+			return environment(err)
+		}
+		config.Report, config.Status = r.Report, status.Run
 	}
 	n, err := agent.NewNode(config)
 	if err != nil {

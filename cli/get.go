@@ -21,6 +21,37 @@ type getFlags struct {
 	nodeFlags
 	namespace string
 	all       bool
+	kind      string // of policies, lower-case; "" is every kind
+}
+
+// otherNames are the words of calicoctl and kubectl. Those of a policy's kind
+// ask for that kind alone.
+var otherNames = map[string][]string{
+	"policies": {
+		"policy", "networkpolicy", "networkpolicies", "netpol", "globalnetworkpolicy", "globalnetworkpolicies",
+		"clusternetworkpolicy", "clusternetworkpolicies", "adminnetworkpolicy", "adminnetworkpolicies", "baselineadminnetworkpolicy", "baselineadminnetworkpolicies",
+		"ciliumnetworkpolicy", "ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicy", "ciliumclusterwidenetworkpolicies",
+		"stagednetworkpolicy", "stagednetworkpolicies", "stagedglobalnetworkpolicy", "stagedglobalnetworkpolicies",
+		"stagedkubernetesnetworkpolicy", "stagedkubernetesnetworkpolicies",
+	},
+	"endpoints": {"endpoint", "workloadendpoint", "workloadendpoints", "wep"},
+	"nodes":     {"node"},
+	"profiles":  {"profile"},
+	"tiers":     {"tier"},
+}
+
+// kindNamed is the kind that one of the other names of policies asks for.
+func kindNamed(word string) string {
+	switch word {
+	case "policies", "policy":
+		return ""
+	case "netpol":
+		return "networkpolicy"
+	}
+	if stem, ok := strings.CutSuffix(word, "ies"); ok {
+		return stem + "y"
+	}
+	return word
 }
 
 func newGet(s *session) *cobra.Command {
@@ -41,9 +72,14 @@ without a kubeconfig the agent of that node is asked.`,
 	} {
 		var f getFlags
 		sub := &cobra.Command{
-			Use: x.use, Short: x.short, Long: x.long, Args: cobra.NoArgs,
+			Use: x.use, Short: x.short, Long: x.long, Args: cobra.NoArgs, Aliases: otherNames[x.use],
 			Example: "  sallyport get " + x.use + "\n  sallyport get " + x.use + " --kubeconfig admin.conf -o json",
-			RunE:    func(c *cobra.Command, _ []string) error { return x.run(c.Context(), f) },
+			RunE: func(c *cobra.Command, _ []string) error {
+				if x.use == "policies" {
+					f.kind = kindNamed(c.CalledAs())
+				}
+				return x.run(c.Context(), f)
+			},
 		}
 		s.nodeFlags(sub, &f.nodeFlags)
 		s.outputFlag(sub, "table", "table", "json")
@@ -51,6 +87,7 @@ without a kubeconfig the agent of that node is asked.`,
 		sub.Flags().BoolVarP(&f.all, "all-namespaces", "A", false, "of all namespaces, as is without -n")
 		c.AddCommand(sub)
 	}
+	c.AddCommand(s.newGetProfiles(), s.newGetTiers())
 	return c
 }
 
@@ -101,7 +138,7 @@ func policyStates(c *model.Cluster, objects []kube.PolicyObject, nodes []kube.No
 	list := []policyState{}
 	m := engine.Compile(c)
 	for _, o := range objects {
-		if !f.wants(o.Source.Namespace) {
+		if !f.wants(o.Source.Namespace) || f.kind != "" && f.kind != strings.ToLower(o.Source.Kind) {
 			continue
 		}
 		x := policyState{

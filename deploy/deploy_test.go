@@ -234,9 +234,12 @@ func TestRolesAreNoWider(t *testing.T) {
 			t.Errorf("rule %+v", r)
 		}
 	}
-	want := map[string]string{"nodestates.sallyport.dev": "get create update patch"}
+	want := map[string]string{"nodestates.sallyport.dev": "get list create update patch"}
 	for _, read := range kube.Reads() {
 		want[read] = "get list watch"
+	}
+	for _, write := range kube.Writes() {
+		want[write] = "patch"
 	}
 	if d := cmp.Diff(want, may); d != "" {
 		t.Error(d)

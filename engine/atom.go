@@ -13,6 +13,7 @@ type unit struct {
 	class    *class
 	node     *prefixNode
 	identity Identity
+	listed   int // the last walk of Matrix.walks that listed it
 }
 
 // atom is the peer list of a rule as a whole, the finest thing that a policy
@@ -213,20 +214,17 @@ func (m *Matrix) members(a *atom, out []*unit) []*unit {
 // membersByPeer lists the units of an atom that has peers which ask more than
 // one thing, each once.
 func (m *Matrix) membersByPeer(a *atom, out []*unit) []*unit {
-	seen := map[*unit]struct{}{}
-	add := func(u *unit) {
-		if _, ok := seen[u]; !ok {
-			seen[u] = struct{}{}
-			out = append(out, u)
-		}
-	}
-	for _, u := range m.membersByBlock(a, nil) {
-		add(u)
+	m.walks++
+	first := len(out)
+	out = m.membersByBlock(a, out)
+	for _, u := range out[first:] {
+		u.listed = m.walks
 	}
 	for i := range a.peers {
 		m.candidates(&a.peers[i], func(u *unit) {
-			if m.matches(&a.peers[i], u) {
-				add(u)
+			if u.listed != m.walks && m.matches(&a.peers[i], u) {
+				u.listed = m.walks
+				out = append(out, u)
 			}
 		})
 	}
@@ -237,6 +235,9 @@ func (m *Matrix) membersByPeer(a *atom, out []*unit) []*unit {
 // prefix nodes decides about them, so that a unit in two blocks counts once.
 func (m *Matrix) membersByBlock(a *atom, out []*unit) []*unit {
 	a.classes.each(func(i int) { out = append(out, m.classes[i].units...) })
+	if len(a.blocks) == 0 {
+		return out
+	}
 	seen := map[*prefixNode]bool{}
 	for i := range a.blocks {
 		for _, n := range m.subtree(a.blocks[i].CIDR) {

@@ -1,9 +1,12 @@
 package engine_test
 
 import (
+	"runtime"
 	"runtime/metrics"
+	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/engine/synth"
@@ -30,6 +33,25 @@ func BenchmarkCompileAndAllPairs(b *testing.B) {
 	groups := len(m.Groups())
 	b.ReportMetric(float64(m.Identities()), "identities")
 	b.ReportMetric(100*float64(n)/float64(groups*groups), "%connected")
+}
+
+// BenchmarkDialects compiles the same pods and selectors once with
+// NetworkPolicies and once with policies of four languages, by turns.
+func BenchmarkDialects(b *testing.B) {
+	plain := synth.Scale(synth.Ten)
+	mixed := synth.Dialects(plain)
+	took := func(c *model.Cluster) float64 {
+		runtime.GC()
+		start := time.Now()
+		engine.Compile(c)
+		return time.Since(start).Seconds()
+	}
+	var ratios []float64
+	for b.Loop() {
+		ratios = append(ratios, took(mixed)/took(plain))
+	}
+	slices.Sort(ratios)
+	b.ReportMetric(ratios[len(ratios)/2], "mixed/plain")
 }
 
 // BenchmarkCompile100k reports the memory that the process holds after it, the

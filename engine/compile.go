@@ -55,6 +55,7 @@ type Matrix struct {
 	freed          []Identity // by the last change; free from the next one on
 	touched        []int      // scratch of refine: members per identity, all 0 between calls
 	order          []Identity // scratch of refine
+	walks          int        // over members that may be listed twice
 
 	// rules and what is made of them
 	atoms     []*atom

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -61,4 +62,10 @@ func calico(names ...string) []*resource {
 		out = append(out, served, stored)
 	}
 	return out
+}
+
+// prefixed says whether the resource holds Calico's policies, whose names may
+// begin with that of their tier.
+func (r *resource) prefixed() bool {
+	return (r.served != nil || r.stored != nil) && strings.HasSuffix(r.gvr.Resource, "networkpolicies")
 }

@@ -25,8 +25,8 @@ func Load(ctx context.Context, cfg *rest.Config) (*model.Cluster, []model.Proble
 	return s.snapshot(), append(s.problems(), unread...), nil
 }
 
-// LoadPolicies lists everything once, too, and returns it with the objects that
-// hold the policies; the problems are those of no single object.
+// LoadPolicies lists everything once, too, and returns it with the policies as
+// they are written; the problems are those of no single one of them.
 func LoadPolicies(ctx context.Context, cfg *rest.Config) (*model.Cluster, []PolicyObject, []model.Problem, error) {
 	s, unread, err := load(ctx, cfg)
 	if err != nil {
@@ -54,6 +54,7 @@ func load(ctx context.Context, cfg *rest.Config) (*state, []model.Problem, error
 		g.Go(func() error {
 			for ; r != nil; r = r.older {
 				errs[i] = w.load(ctx, &lister{resource: r, client: w.client, pool: w.pool, health: w.health[i], silence: w.pace.silence})
+				errs[i] = w.client.refused(ctx, r, errs[i])
 				if !apierrors.IsNotFound(errs[i]) {
 					break
 				}

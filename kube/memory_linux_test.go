@@ -17,8 +17,9 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// TestMemoryOfALargeCluster reads 10,000 pods and 2,000 policies in a process
-// of its own and bounds what they cost there.
+// TestMemoryOfALargeCluster reads 10,000 pods with their accounts and Services,
+// and 2,000 policies, half of them Cilium's, in a process of its own and bounds
+// what they cost there.
 func TestMemoryOfALargeCluster(t *testing.T) {
 	if url := os.Getenv("SALLYPORT_KUBE_CHILD"); url != "" {
 		memoryChild(t, url)
@@ -31,17 +32,25 @@ func TestMemoryOfALargeCluster(t *testing.T) {
 	for i := range 10_000 {
 		s.put("pods", largePod(i))
 	}
+	pods := measure(t, s)
+	for i := range 500 {
+		s.put("serviceaccounts", largeAccount(i))
+		s.put("services", largeService(i))
+		s.put("endpointslices", largeSlice(i))
+	}
 	few := measure(t, s)
-	for i := range 2000 {
+	s.serve(resourceNamed("ciliumnetworkpolicies"), true)
+	for i := range 1000 {
 		s.put("networkpolicies", largePolicy(i))
+		s.put("ciliumnetworkpolicies", largeCilium(i))
 	}
 	s.set(func() { clear(s.events) })
 	for _, streams := range []bool{true, false} {
 		s.set(func() { s.streams = streams })
 		all := measure(t, s)
-		pod, policy := few["heap"]/10_000, (all["heap"]-few["heap"])/2000
-		t.Logf("streams=%v: %d B per pod, %d B per policy; %d MB of heap in use, RSS %d MB, at most %d MB; first update after %d ms",
-			streams, pod, policy, all["heap"]>>20, all["VmRSS"]>>20, all["VmHWM"]>>20, all["ms"])
+		pod, workload, policy := pods["heap"]/10_000, (few["heap"]-pods["heap"])/500, (all["heap"]-few["heap"])/2000
+		t.Logf("streams=%v: %d B per pod, %d B per account with a Service of 20 pods, %d B per policy; %d MB of heap in use, RSS %d MB, at most %d MB; first update after %d ms",
+			streams, pod, workload, policy, all["heap"]>>20, all["VmRSS"]>>20, all["VmHWM"]>>20, all["ms"])
 		if pod > 1500 || policy > 6000 {
 			t.Errorf("%d B per pod, want ≤ 1500; %d B per policy, want ≤ 6000", pod, policy)
 		}
@@ -139,6 +148,49 @@ func largePod(i int) jsonObject {
 	spec["serviceAccountName"] = fmt.Sprintf("service-%d", app)
 	o["status"].(jsonObject)["conditions"] = []any{jsonObject{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}}
 	return o
+}
+
+func workloadOf(i int) (namespace, name string) {
+	return fmt.Sprintf("team-%d", i%100), fmt.Sprintf("service-%d", i)
+}
+
+func largeAccount(i int) jsonObject {
+	namespace, name := workloadOf(i)
+	return jsonObject{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named(namespace, name, jsonObject{"labels": jsonObject{
+		"app.kubernetes.io/name": name, "app.kubernetes.io/managed-by": "Helm"}})}
+}
+
+func largeService(i int) jsonObject {
+	namespace, name := workloadOf(i)
+	return jsonObject{"apiVersion": "v1", "kind": "Service", "metadata": named(namespace, name, jsonObject{"labels": jsonObject{"app.kubernetes.io/name": name}}),
+		"spec": jsonObject{"clusterIP": fmt.Sprintf("10.96.%d.%d", i>>8, i&255), "selector": jsonObject{"app.kubernetes.io/name": name}, "ports": []any{
+			jsonObject{"name": "http", "port": 80, "targetPort": "http"}, jsonObject{"name": "metrics", "port": 9090}}}}
+}
+
+func largeSlice(i int) jsonObject {
+	namespace, name := workloadOf(i)
+	var list []any
+	for j := range 20 {
+		pod := i*20 + j
+		list = append(list, jsonObject{"addresses": []any{fmt.Sprintf("10.%d.%d.%d", 1+pod>>16, pod>>8&255, pod&255)}, "conditions": jsonObject{"ready": true},
+			"targetRef": jsonObject{"kind": "Pod", "namespace": namespace, "name": fmt.Sprintf("%s-%010x-%05x", name, i*7919, pod)}})
+	}
+	return jsonObject{"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+		"metadata":  named(namespace, name+"-x7k2p", jsonObject{"labels": jsonObject{"kubernetes.io/service-name": name}}),
+		"ports":     []any{jsonObject{"name": "http", "port": 8080, "protocol": "TCP"}, jsonObject{"name": "metrics", "port": 9090, "protocol": "TCP"}},
+		"endpoints": list}
+}
+
+func largeCilium(i int) jsonObject {
+	namespace, name := workloadOf(i)
+	return jsonObject{"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": named(namespace, fmt.Sprintf("allow-%d", i), jsonObject{"annotations": jsonObject{
+		"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 1200)}}), "spec": jsonObject{
+		"endpointSelector": jsonObject{"matchLabels": jsonObject{"app.kubernetes.io/name": name}},
+		"ingress": []any{jsonObject{"fromEndpoints": []any{jsonObject{"matchLabels": jsonObject{"tier": "web"}}, jsonObject{"matchLabels": jsonObject{"k8s:io.kubernetes.pod.namespace": "monitoring"}}},
+			"toPorts": []any{jsonObject{"ports": []any{jsonObject{"port": "8080", "protocol": "TCP"}}}}}},
+		"egress": []any{jsonObject{"toCIDRSet": []any{jsonObject{"cidr": "10.0.0.0/8", "except": []any{"10.9.0.0/16"}}}}, jsonObject{"toServices": []any{
+			jsonObject{"k8sService": jsonObject{"serviceName": name, "namespace": namespace}}}}},
+	}}
 }
 
 func largePolicy(i int) jsonObject {

@@ -90,11 +90,20 @@ const (
 
 // hidden says whether the object is another form of one that counts.
 func (s *state) hidden(o objectKey) bool {
-	has := func(r *resource, name string) bool { return s.objects[r].rows[key{o.namespace, name}].value != nil }
+	has := func(r *resource, name string) bool {
+		return r != nil && s.objects[r].rows[key{o.namespace, name}].value != nil
+	}
+	if has(o.of.served, o.name) {
+		return true
+	}
+	if p := s.objects[o.of].rows[o.key].value; !o.of.prefixed() || p == nil || len(p.Policies) > 0 && p.Policies[0].Tier != model.TierDefault {
+		return false
+	}
 	if name, ok := strings.CutPrefix(o.name, kubernetesPrefix); ok && o.of.gvr.Resource == networkPolicies.gvr.Resource && has(networkPolicies, name) {
 		return true
 	}
-	return o.of.served != nil && (has(o.of.served, o.name) || has(o.of.served, strings.TrimPrefix(o.name, defaultPrefix)))
+	name, ok := strings.CutPrefix(o.name, defaultPrefix)
+	return ok && (has(o.of.served, name) || has(o.of, name))
 }
 
 // hides lists the objects that may be other forms of this one, and that are there.
@@ -106,10 +115,13 @@ func (s *state) hides(o objectKey) (out []objectKey) {
 		}
 	}
 	add(o.of.stored, o.name)
-	add(o.of.stored, defaultPrefix+o.name)
+	if o.of.prefixed() {
+		add(o.of.stored, defaultPrefix+o.name)
+		add(o.of, defaultPrefix+o.name)
+	}
 	if o.of == networkPolicies {
 		for _, r := range languages {
-			if r != o.of && r.gvr.Resource == o.of.gvr.Resource {
+			if r.prefixed() && r.gvr.Resource == o.of.gvr.Resource {
 				add(r, kubernetesPrefix+o.name)
 			}
 		}
@@ -201,8 +213,8 @@ func compareObjects(a, b objectKey) int {
 	return cmp.Or(slices.Index(languages, a.of)-slices.Index(languages, b.of), compareKeys(a.key, b.key))
 }
 
-// PolicyObject is an object of a policy language that holds policies, or that
-// something is wrong with.
+// PolicyObject is a policy as it is written, whatever it stands for; or a tier,
+// set or the like that something is wrong with.
 type PolicyObject struct {
 	Source   model.Source
 	Resource string // "networkpolicies.networking.k8s.io"
@@ -224,7 +236,8 @@ func (s *state) policyObjects() []PolicyObject {
 			Source: p.source, Resource: o.of.name(), Version: strconv.FormatUint(row.since, 10), Policies: p.Policies,
 			Problems: slices.Concat(p.problems, dialect.CheckTiers(p.Policies, tiers)), key: o.key, seen: row.version,
 		}
-		if len(x.Policies) > 0 || len(x.Problems) > 0 {
+		wrong := slices.ContainsFunc(x.Problems, func(p model.Problem) bool { return p.Severity > model.Info })
+		if wrong || strings.HasSuffix(o.of.gvr.Resource, "policies") {
 			out = append(out, x)
 		}
 	}

@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
 	"github.com/sallyport-dev/sallyport/dialect"
 	"github.com/sallyport-dev/sallyport/dialect/field"
 	"github.com/sallyport-dev/sallyport/engine"
@@ -160,7 +163,8 @@ func TestKindsAppearAndDisappear(t *testing.T) {
 	f.next()
 }
 
-// TestANotFoundInPassing: one answer is not enough to forget policies.
+// TestANotFoundInPassing: an API server that starts may not know a kind for a
+// moment. That is not enough to forget policies.
 func TestANotFoundInPassing(t *testing.T) {
 	speakToy(t)
 	s := world(t)
@@ -170,9 +174,9 @@ func TestANotFoundInPassing(t *testing.T) {
 	f := following(t, s, hurried())
 	f.next()
 	f.settle()
-	s.set(func() { s.notFoundOnce = pathOf(r) })
+	s.set(func() { s.notFound[pathOf(r)] = 2 })
 	s.cut()
-	eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.notFoundOnce == "" })
+	eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.notFound[pathOf(r)] == 0 })
 	f.nothing()
 	f.caughtUp()
 }
@@ -223,6 +227,14 @@ func TestBothFormsOfACalicoObjectAreOne(t *testing.T) {
 	expect("projectcalico.org/v3 ours.q, projectcalico.org/v3 ours.q#1, projectcalico.org/v3 p")
 	s.put(stored.name(), toyObject(stored, "a", "default.p", toyParts(jsonObject{"app": "other"})))
 	expect("projectcalico.org/v3 ours.q, projectcalico.org/v3 ours.q#1, projectcalico.org/v3 p")
+	// The two names of a policy in the default tier are one name.
+	s.put(served.name(), toyObject(served, "a", "default.p", toyParts(jsonObject{"app": "web"})))
+	expect("projectcalico.org/v3 ours.q, projectcalico.org/v3 ours.q#1, projectcalico.org/v3 p")
+	s.remove(served.name(), key{"a", "default.p"})
+	// In another tier it is just a name.
+	s.put(stored.name(), toyObject(stored, "a", "default.p", toyParts(jsonObject{"app": "other", "tier": "ours"})))
+	expect("crd.projectcalico.org/v1 default.p, projectcalico.org/v3 ours.q, projectcalico.org/v3 ours.q#1, projectcalico.org/v3 p")
+	s.put(stored.name(), toyObject(stored, "a", "default.p", toyParts(jsonObject{"app": "other"})))
 	// In another namespace it is another object.
 	s.put(stored.name(), toyObject(stored, "b", "ours.q", toyParts(jsonObject{"app": "web"})))
 	expect("crd.projectcalico.org/v1 ours.q, projectcalico.org/v3 ours.q, projectcalico.org/v3 ours.q#1, projectcalico.org/v3 p")
@@ -457,5 +469,152 @@ func TestLoadPolicies(t *testing.T) {
 	x := objects[0]
 	if v, err := strconv.Atoi(x.Version); err != nil || v == 0 || x.Resource != networkPolicies.name() || len(x.Problems) != 1 || len(x.Policies) != 1 || engine.PolicyKey(x.Policies[0]) != "networking.k8s.io/v1 NetworkPolicy b/typo" {
 		t.Errorf("object %+v", x)
+	}
+}
+
+// objects are such as people write, one of each kind that there is.
+const objects = `
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: one}
+spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: AdminNetworkPolicy
+metadata: {name: one}
+spec: {priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: BaselineAdminNetworkPolicy
+metadata: {name: default}
+spec: {subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: one, namespace: a}
+specs:
+- {endpointSelector: {}, ingress: [{fromEndpoints: [{}]}]}
+- {endpointSelector: {}, egress: [{toEndpoints: [{}]}]}
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: one}
+spec: {endpointSelector: {}, ingress: [{fromEndpoints: [{}]}]}
+---
+apiVersion: cilium.io/v2
+kind: CiliumCIDRGroup
+metadata: {name: one}
+spec: {externalCIDRs: [192.0.2.0/24]}
+---
+apiVersion: FORM
+kind: NetworkPolicy
+metadata: {name: default.one, namespace: a}
+spec: {tier: default, types: [Ingress], ingress: [{action: Allow, source: {services: {name: s, namespace: a}}}]}
+---
+apiVersion: FORM
+kind: GlobalNetworkPolicy
+metadata: {name: default.one}
+spec: {types: [Ingress], ingress: [{action: Allow}]}
+---
+apiVersion: FORM
+kind: StagedNetworkPolicy
+metadata: {name: default.one, namespace: a}
+spec: {types: [Ingress], ingress: [{action: Allow}]}
+---
+apiVersion: FORM
+kind: StagedGlobalNetworkPolicy
+metadata: {name: default.one}
+spec: {types: [Ingress], ingress: [{action: Allow}]}
+---
+apiVersion: FORM
+kind: StagedKubernetesNetworkPolicy
+metadata: {name: one, namespace: a}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+---
+apiVersion: FORM
+kind: Tier
+metadata: {name: one}
+spec: {order: 7}
+---
+apiVersion: FORM
+kind: Profile
+metadata: {name: kns.a}
+spec: {ingress: [{action: Allow}], egress: [{action: Allow}]}
+---
+apiVersion: FORM
+kind: NetworkSet
+metadata: {name: one, namespace: a}
+spec: {nets: [192.0.2.0/24]}
+---
+apiVersion: FORM
+kind: GlobalNetworkSet
+metadata: {name: one}
+spec: {nets: [192.0.2.0/24]}
+---
+apiVersion: FORM
+kind: HostEndpoint
+metadata: {name: one}
+spec: {node: n0, interfaceName: "*", expectedIPs: [192.168.0.1]}
+`
+
+// TestEveryLanguageArrives, from the API server to what is handed on, whichever
+// form Calico's objects have.
+func TestEveryLanguageArrives(t *testing.T) {
+	for _, form := range []string{"projectcalico.org/v3", "crd.projectcalico.org/v1"} {
+		s := world(t)
+		kinds := 1 // NetworkPolicy
+		for text := range strings.SplitSeq(strings.ReplaceAll(objects, "FORM", form), "---\n") {
+			var o jsonObject
+			if err := yaml.Unmarshal([]byte(text), &o); err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(languages, func(r *resource) bool {
+				plural := strings.ToLower(o["kind"].(string)) + "s"
+				return r.gvr.GroupVersion().String() == o["apiVersion"] && r.gvr.Resource == strings.Replace(plural, "policys", "policies", 1)
+			})
+			if i < 0 {
+				t.Fatalf("nobody reads %v of %v", o["kind"], o["apiVersion"])
+			}
+			if slices.Contains(withStatus, languages[i]) {
+				_, o["status"] = amend(nil, verdicts(languages[i], &unstructured.Unstructured{Object: o}, &PolicyObject{}, nil, 1))
+				o["status"] = jsonObject{"conditions": o["status"]}
+			}
+			s.serve(languages[i], true)
+			s.put(languages[i].name(), o)
+			kinds++
+		}
+		if all := len(slices.DeleteFunc(slices.Clone(languages), func(r *resource) bool { return r.served != nil })); kinds != all {
+			t.Errorf("%d kinds are tried of %d", kinds, all)
+		}
+		f := following(t, s, hurried())
+		u := f.next()
+		for _, p := range u.Problems {
+			if p.Severity != model.Info {
+				t.Error(p)
+			}
+		}
+		if len(u.Cluster.Policies) < 12 || len(u.Cluster.Tiers) != 1 || len(u.Cluster.Sets) != 4 {
+			t.Errorf("%d policies, tiers %v, sets %v", len(u.Cluster.Policies), u.Cluster.Tiers, u.Cluster.Sets)
+		}
+		f.caughtUp()
+	}
+}
+
+// TestKindsThatAreNeitherOursNorThere: who may not list a kind is told so
+// whether it is there or not.
+func TestKindsThatAreNeitherOursNorThere(t *testing.T) {
+	s := world(t)
+	for _, r := range languages {
+		s.forbidden[pathOf(r)] = r != networkPolicies
+	}
+	s.absent[pathOf(resourceNamed("ciliumnetworkpolicies"))] = false
+	_, problems, err := Load(context.Background(), s.config())
+	if err != nil || len(problems) != 1 || problems[0].Source.Kind != "ciliumnetworkpolicies" {
+		t.Errorf("problems %v, error %v", problems, err)
+	}
+	f := following(t, s, hurried())
+	f.next()
+	if said := Unread(f.w.Health()); len(said) != 1 || !strings.HasPrefix(said[0], "ciliumnetworkpolicies.cilium.io: ") {
+		t.Errorf("says %q", said)
 	}
 }

@@ -645,20 +645,6 @@ func eventually(t *testing.T, f func() bool) {
 	t.Fatal("does not happen")
 }
 
-// A policy of a language that is not understood is never passed over.
-func TestForeignPoliciesAreSaidToBeUnenforced(t *testing.T) {
-	s := world(t)
-	f := following(t, s, hurried())
-	f.next()
-	path := pathOf(resourceNamed("ciliumnetworkpolicies"))
-	s.set(func() { s.absent[path] = false })
-	s.put("ciliumnetworkpolicies", jsonObject{"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": named("a", "deny"), "spec": jsonObject{"endpointSelector": jsonObject{}}})
-	u := f.next()
-	if len(u.Problems) != 1 || u.Problems[0].Severity != model.Error || !strings.Contains(u.Problems[0].Error(), "CiliumNetworkPolicy") || !strings.Contains(u.Problems[0].Error(), "nothing of it is enforced") {
-		t.Errorf("problems %v", u.Problems)
-	}
-}
-
 // TestAPolicyThatIsWrittenAgain: whoever asks whether its last version is in
 // force wants to hear yes, though nothing changed.
 func TestAPolicyThatIsWrittenAgain(t *testing.T) {

@@ -27,7 +27,7 @@ var stricter = map[string]string{
 func TestUpstreamsDefinition(t *testing.T) {
 	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/network-policy-api").Output()
 	must(t, err)
-	theirs := read(t, filepath.Join(strings.TrimSpace(string(dir)), "config/crd/experimental/policy.networking.k8s.io_clusternetworkpolicies.yaml"))
+	theirs := read(t, filepath.Join(strings.TrimSpace(string(dir)), "config/crd/experimental/policy.networking.k8s.io_clusternetworkpolicies.yaml"))[0]
 	ours := definitions(t)[theirs.kind]
 	all, err := scenarios.Load(scenarios.Files)
 	must(t, err)

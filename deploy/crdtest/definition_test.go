@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -44,7 +45,8 @@ var scheme = func() *runtime.Scheme {
 }()
 
 // read reads a definition as kubectl and the API server do, and validates it.
-func read(t *testing.T, file string) definition {
+// What it returns is one per version.
+func read(t *testing.T, file string) []definition {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	must(t, err)
@@ -54,18 +56,24 @@ func read(t *testing.T, file string) definition {
 	}
 	apiextensionsv1.SetDefaults_CustomResourceDefinition(&v1)
 	apiextensionsv1.SetDefaults_CustomResourceDefinitionSpec(&v1.Spec)
-	d := definition{file: file, crd: &apiextensions.CustomResourceDefinition{}}
-	must(t, scheme.Convert(&v1, d.crd, nil))
-	for _, err := range validation.ValidateCustomResourceDefinition(context.Background(), d.crd) {
+	crd := &apiextensions.CustomResourceDefinition{}
+	must(t, scheme.Convert(&v1, crd, nil))
+	for _, err := range validation.ValidateCustomResourceDefinition(context.Background(), crd) {
 		if err.Field != "status.storedVersions" { // which the API server fills in
 			t.Errorf("%s: %v", file, err)
 		}
 	}
-	if len(d.crd.Spec.Versions) != 1 {
-		t.Fatalf("%s has %d versions, the tests know one", file, len(d.crd.Spec.Versions))
+	var out []definition
+	for _, v := range crd.Spec.Versions {
+		out = append(out, version(t, file, crd, v.Name))
 	}
-	d.kind = [2]string{d.crd.Spec.Group + "/" + d.crd.Spec.Versions[0].Name, d.crd.Spec.Names.Kind}
-	props, err := apiextensions.GetSchemaForVersion(d.crd, d.crd.Spec.Versions[0].Name)
+	return out
+}
+
+func version(t *testing.T, file string, crd *apiextensions.CustomResourceDefinition, name string) definition {
+	t.Helper()
+	d := definition{file: file, crd: crd, kind: [2]string{crd.Spec.Group + "/" + name, crd.Spec.Names.Kind}}
+	props, err := apiextensions.GetSchemaForVersion(crd, name)
 	must(t, err)
 	d.schema, err = structuralschema.NewStructural(props.OpenAPIV3Schema)
 	must(t, err)
@@ -115,18 +123,19 @@ func definitions(t *testing.T) map[[2]string]definition {
 	}
 	out := map[[2]string]definition{}
 	for _, f := range files {
-		d := read(t, f)
-		if _, twice := out[d.kind]; twice {
-			t.Errorf("%s defines %v again", f, d.kind)
+		for _, d := range read(t, f) {
+			if _, twice := out[d.kind]; twice {
+				t.Errorf("%s defines %v again", f, d.kind)
+			}
+			out[d.kind] = d
 		}
-		out[d.kind] = d
 	}
 	return out
 }
 
 func TestDefinitions(t *testing.T) {
 	for _, d := range definitions(t) {
-		t.Run(filepath.Base(d.file), func(t *testing.T) {
+		t.Run(filepath.Base(d.file)+" "+d.kind[0], func(t *testing.T) {
 			if want := d.crd.Spec.Group + "_" + d.crd.Spec.Names.Plural + ".yaml"; filepath.Base(d.file) != want {
 				t.Errorf("the file should be %s", want)
 			}
@@ -163,12 +172,14 @@ func whole(t *testing.T, path string, s *structuralschema.Structural) {
 	}
 }
 
+// filter is the part of a path that chooses items of a list.
+var filter = regexp.MustCompile(`\[[^]]*\]`)
+
 func has(s *structuralschema.Structural, path string) bool {
 	if path == ".metadata.creationTimestamp" {
 		return true
 	}
-	for name := range strings.SplitSeq(strings.TrimPrefix(path, "."), ".") {
-		name, _, _ = strings.Cut(name, "[")
+	for name := range strings.SplitSeq(strings.TrimPrefix(filter.ReplaceAllString(path, ""), "."), ".") {
 		child, ok := s.Properties[name]
 		if !ok {
 			return false

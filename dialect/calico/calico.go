@@ -10,6 +10,8 @@
 package calico
 
 import (
+	"encoding/json"
+	"maps"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -62,19 +64,46 @@ type object struct {
 // open reads what all the kinds have in common. Fields of the object beside
 // these are reported.
 func open(f field.Object) *object {
+	if strings.HasSuffix(f.Source.Kind, "NetworkPolicy") {
+		scratch := field.Open(f, &field.Problems{})
+		f.Source.Name = Name(f.Source.Name, scratch.Field("spec").Field("tier").Value())
+	}
 	o := &object{source: f.Source, problems: &field.Problems{}}
 	o.root = field.Open(f, o.problems)
 	o.spec = o.root.Field("spec")
-	if strings.HasSuffix(f.Source.Kind, "NetworkPolicy") {
-		o.source.Name = Name(f.Source.Name, o.spec.Field("tier").Value())
-	}
 	o.source.Field = ""
 	o.labels = field.CheckMetadata(o.root, o.source)
+	if f.Source.APIVersion == Stored {
+		o.storedLabels()
+	}
 	for _, known := range []string{"apiVersion", "kind", "status"} {
 		o.root.Field(known)
 	}
 	o.whole = o.root.Done()
 	return o
+}
+
+// storedMetadata is the annotation of a stored object that holds its labels.
+const storedMetadata = "projectcalico.org/metadata"
+
+// storedLabels adds the labels that a stored object has in an annotation.
+func (o *object) storedLabels() {
+	at := o.root.Field("metadata").Field("annotations").Field(storedMetadata)
+	if at.Value() == "" {
+		return
+	}
+	var meta struct{ Labels map[string]string }
+	if err := json.Unmarshal([]byte(at.Value()), &meta); err != nil {
+		at.Error("cannot be parsed: "+err.Error(), "it holds the object's labels as JSON")
+		return
+	}
+	o.labels = maps.Clone(o.labels)
+	for k, v := range meta.Labels {
+		if o.labels == nil {
+			o.labels = map[string]string{}
+		}
+		o.labels[k] = v
+	}
 }
 
 // Name is the name of a policy in its tier as its author calls it. Stored
