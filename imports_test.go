@@ -27,6 +27,7 @@ var directions = []struct {
 	{"engine", []string{"model", "engine"}, "the engine compiles the model; no dialect, file or kernel reaches it"},
 	{"policytest", []string{"model", "engine", "dialect/field", "policytest"}, "expectations are answered from the Matrix"},
 	{"advice", []string{"model", "engine", "manifest", "policytest", "advice"}, "advice is tried on the engine, as manifests that a user could add"},
+	{"lint", []string{"model", "engine", "dialect/field", "lint"}, "findings follow from the Matrix; whoever asks brings what was written"},
 	{"report", []string{"model", "engine", "policytest", "flow", "advice", "report"}, "reports print; they read nothing"},
 	{"manifest", []string{"model", "dialect", "manifest"}, "an edge: files in, model out"},
 	{"kube", []string{"model", "dialect", "engine", "kube"}, "an edge: the Kubernetes API in, model and changes out"},
@@ -71,7 +72,7 @@ func TestImportsGoOneWay(t *testing.T) {
 }
 
 func TestPurePackagesHaveNoEdges(t *testing.T) {
-	pure := []string{"model", "dialect", "engine", "policytest", "advice", "report"}
+	pure := []string{"model", "dialect", "engine", "policytest", "advice", "lint", "report"}
 	forbidden := []string{"net", "os", "os/exec", "time", "log", "log/slog", "sync", "syscall"}
 	eachImport(t, func(dir, path string) {
 		if slices.ContainsFunc(pure, func(p string) bool { return within(dir, p) }) && slices.Contains(forbidden, path) {
