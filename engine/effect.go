@@ -18,21 +18,27 @@ type Effect struct {
 }
 
 // Effects lists what each rule does, in order of evaluation, and the policies
-// that are not needed as a whole: taking all of them out, and all rules that
-// are not needed, changes no verdict. Of two rules that stand for one another
-// the first is needed.
-func (m *Matrix) Effects() (rules []Effect, needless []*model.Policy) {
+// that are not needed as a whole. Taking one of them out changes no verdict,
+// nor does taking all of them out, with all rules that are not needed: of two
+// that stand for one another the first is needed. What keep names counts as
+// needed.
+func (m *Matrix) Effects(keep func(*model.Policy) bool) (rules []Effect, needless []*model.Policy) {
 	x := &effects{m: m, rules: map[*model.Rule]*ruleEffect{}, dropped: map[*model.Rule]bool{}, without: map[*policy]bool{}}
-	x.list()
+	x.list(keep)
 	for i := range x.doors {
 		x.screen(i)
+	}
+	for _, p := range x.policies {
+		if !keep(p.Policy) && x.needless(p) {
+			x.spare = append(x.spare, p)
+		}
 	}
 	for _, r := range slices.Backward(x.order) {
 		if r.Matches && !r.Needed {
 			x.settle(r)
 		}
 	}
-	for _, p := range slices.Backward(x.policies) {
+	for _, p := range slices.Backward(x.spare) {
 		if x.needless(p) {
 			x.without[p] = true
 			needless = append(needless, p.Policy)
@@ -49,6 +55,7 @@ func (m *Matrix) Effects() (rules []Effect, needless []*model.Policy) {
 type effects struct {
 	m        *Matrix
 	policies []*policy // in order
+	spare    []*policy // that are not needed while all others are there
 	order    []*ruleEffect
 	rules    map[*model.Rule]*ruleEffect
 	doors    []doorway
@@ -70,7 +77,7 @@ type doorway struct {
 }
 
 // list finds the rules in order, and every gate once.
-func (x *effects) list() {
+func (x *effects) list(keep func(*model.Policy) bool) {
 	for _, p := range x.m.policies {
 		x.policies = append(x.policies, p)
 	}
@@ -79,7 +86,7 @@ func (x *effects) list() {
 		for _, d := range []model.Direction{model.Ingress, model.Egress} {
 			s := p.Section(d)
 			for i := 0; s != nil && i < len(s.Rules); i++ {
-				r := &ruleEffect{Effect: Effect{Policy: p.Policy, Direction: d, Rule: &s.Rules[i]}}
+				r := &ruleEffect{Effect: Effect{Policy: p.Policy, Direction: d, Rule: &s.Rules[i], Needed: keep(p.Policy)}}
 				x.order = append(x.order, r)
 				x.rules[r.Rule] = r
 			}

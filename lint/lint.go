@@ -71,6 +71,7 @@ type run struct {
 	nodes       addressIndex
 	services    addressIndex
 	byNamespace map[string][]*model.Service
+	wrong       map[string]bool // objects with errors, by Source.Object
 	keyBuf      []byte
 }
 
@@ -82,6 +83,12 @@ func newRun(in Input) *run {
 	for i := range in.Cluster.Services {
 		s := &in.Cluster.Services[i]
 		r.byNamespace[s.Namespace] = append(r.byNamespace[s.Namespace], s)
+	}
+	r.wrong = map[string]bool{}
+	for _, p := range in.Problems {
+		if p.Severity == model.Error {
+			r.wrong[p.Source.Object()] = true
+		}
 	}
 	r.imagined = engine.Compile(imagine(in.Cluster))
 	return r

@@ -118,6 +118,9 @@ func (r *run) nearestNamespaceLabel(s model.Selector) string {
 	if !ok {
 		return "no namespace has all of these labels at once; take away what is not needed"
 	}
+	if key == model.MetadataName {
+		return r.nearestNamespace(value)
+	}
 	if words[model.MetadataName][value] {
 		return fmt.Sprintf("namespace %s exists and has no such label; every namespace has %s: %s", value, model.MetadataName, value)
 	}
@@ -155,3 +158,11 @@ func (r *run) nearestService(namespace, name string) string {
 	}
 	return "create it, or name one that exists"
 }
+
+// plain writes a selector with what it asks beside labels in words.
+func plain(s model.Selector) string { return implied.Replace(s.String()) }
+
+var implied = strings.NewReplacer(
+	model.NamespaceLabels, "namespace label ", model.NamespaceName, "namespace", model.AccountLabels, "service account label ",
+	model.AccountName, "service account", model.PodName, "pod name", model.ClusterName, "cluster", model.InPrefix, "address in ",
+)

@@ -31,7 +31,7 @@ func (r *run) subject(p *model.Policy) {
 	case s.Pods.Op == model.SelectAll || neverMatches(s.Pods) || r.fitsHost(s):
 		// For pods that may come; said while reading; said by SP1004.
 	default:
-		r.find("SP1101", at, fmt.Sprintf("no pod of %s has %s: the policy governs nobody", where(s), s.Pods), r.nearestLabel(s))
+		r.find("SP1101", at, fmt.Sprintf("no pod of %s has %s: the policy governs nobody", where(s), plain(s.Pods)), r.nearestLabel(s))
 	}
 }
 
@@ -135,13 +135,13 @@ func (r *run) nobody(x *rule, p *model.Peer) {
 		r.find("SP1103", p.Source, "no namespace has the labels "+s.Namespaces.String()+": the peer is nobody", r.nearestNamespaceLabel(s.Namespaces))
 	case s.Pods.Op == model.SelectAll || neverMatches(s.Pods):
 	case r.fitsHost(s):
-		r.find("SP1109", p.Source, "only pods on their node's network have "+s.Pods.String()+", and no selector selects those",
+		r.find("SP1109", p.Source, "only pods on their node's network have "+plain(s.Pods)+", and no selector selects those",
 			"allow the addresses of the nodes with ipBlock, or take hostNetwork: true out of the pods")
 	case s.Namespace != "" && s.Namespace == own && r.elsewhere(s) != "":
-		r.find("SP1105", p.Source, fmt.Sprintf("no pod of namespace %s has %s, but pods of %s have: without a namespaceSelector a peer is of the policy's own namespace", own, s.Pods, r.elsewhere(s)),
+		r.find("SP1105", p.Source, fmt.Sprintf("no pod of namespace %s has %s, but pods of %s have: without a namespaceSelector a peer is of the policy's own namespace", own, plain(s.Pods), r.elsewhere(s)),
 			"add namespaceSelector: {matchLabels: {"+model.MetadataName+": "+r.elsewhere(s)+"}} to the same item")
 	default:
-		r.find("SP1102", p.Source, fmt.Sprintf("no pod of %s has %s: the peer is nobody", where(s), s.Pods), r.nearestLabel(s))
+		r.find("SP1102", p.Source, fmt.Sprintf("no pod of %s has %s: the peer is nobody", where(s), plain(s.Pods)), r.nearestLabel(s))
 	}
 }
 

@@ -84,7 +84,7 @@ func (r *run) covered(x *rule, p *model.Peer) {
 		r.find("SP1205", p.Source, fmt.Sprintf("%s covers addresses of %s, whatever their labels: %s", p.Block, pods(n), few(names)),
 			"select pods by labels, and leave their range out of the block with except; addresses of pods change")
 	}
-	if n, names := r.nodes.in(p.Block); n > 0 && x.direction == model.Egress {
+	if n, names := r.nodes.in(p.Block); n > 0 && x.direction == model.Egress && !p.Block.CIDR.IsSingleIP() {
 		r.find("SP1206", p.Source, fmt.Sprintf("%s covers addresses of nodes, and so the kubelet and every pod on a node's network: %s", p.Block, few(names)),
 			"leave the nodes out of the block with except, if they are not meant")
 	}
@@ -103,11 +103,14 @@ func (r *run) metadata(x *rule, p *model.Peer) {
 	if p.Block.CIDR.IsSingleIP() {
 		return // it is named
 	}
+	fix := "add " + metadata.String() + "/32 to except"
+	if x.policy.Family == model.FamilyCilium {
+		fix = "deny " + metadata.String() + "/32 with egressDeny, or write a toCIDRSet with except"
+	}
 	for _, e := range r.sample(&x.policy.Subject) {
 		open := r.Matrix.Connections(party(e), engine.Party{Addr: metadata})
 		if open.Contains(model.PortKeyOf(model.TCP, 80)) {
-			r.find("SP1207", p.Source, fmt.Sprintf("%s has %s in it: pod %s can fetch the node's credentials from the cloud", p.Block, metadata, e.Key()),
-				"add "+metadata.String()+"/32 to except")
+			r.find("SP1207", p.Source, fmt.Sprintf("%s has %s in it: pod %s can fetch the node's credentials from the cloud", p.Block, metadata, e.Key()), fix)
 			return
 		}
 	}
