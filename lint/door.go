@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/model"
@@ -103,7 +102,7 @@ func some(row *engine.Row) bool {
 
 // mostPairs bounds the pairs of pods that one peer is tried on. What is open
 // is mostly found at once.
-const mostPairs = 400
+const mostPairs = 200
 
 // halves looks for peers that a rule lets pass at this door and that are all
 // shut at the other end's.
@@ -116,61 +115,45 @@ func (r *run) halves(x *rule) {
 		if p.Pods == nil || p.Block != nil || len(p.Not) > 0 || p.Services != nil || p.Nodes != nil {
 			continue
 		}
-		if h := r.tryPairs(x, p); h.shut > 0 && !h.open {
-			r.half(x, p, h)
+		pairs := r.pairs(x, p)
+		if len(pairs) > mostPairs || slices.ContainsFunc(pairs, func(k pair) bool { return r.passes(x, k) }) {
+			continue
+		}
+		for _, k := range pairs {
+			if r.half(x, p, k) {
+				break
+			}
 		}
 	}
 }
 
-// half is what was found of the pairs of a rule.
-type half struct {
-	open     bool // some pair passes, or not all were tried
-	shut     int  // pairs that pass here and not there
-	from, to *model.Endpoint
-	key      model.PortKey
-}
+// pair is two pods, of which one opens a connection to the other.
+type pair struct{ from, to *model.Endpoint }
 
-func (r *run) tryPairs(x *rule, p *model.Peer) (h half) {
-	tried := 0
+// pairs lists those between the rule's subjects and the peer's pods, as far as
+// they are not too many.
+func (r *run) pairs(x *rule, p *model.Peer) []pair {
+	var out []pair
 	for _, subject := range r.sample(&x.policy.Subject) {
 		for _, peer := range r.sample(p.Pods) {
-			if subject == peer {
-				continue
+			switch {
+			case subject == peer:
+			case x.direction == model.Ingress:
+				out = append(out, pair{peer, subject})
+			default:
+				out = append(out, pair{subject, peer})
 			}
-			if tried++; tried > mostPairs {
-				h.open = true
-				return h
-			}
-			from, to := subject, peer
-			if x.direction == model.Ingress {
-				from, to = peer, subject
-			}
-			if r.tryPair(x, from, to, &h); h.open {
-				return h
+			if len(out) > mostPairs {
+				return out
 			}
 		}
 	}
-	return h
+	return out
 }
 
-// tryPair sees what becomes of the ports that the rule lets pass.
-func (r *run) tryPair(x *rule, from, to *model.Endpoint, h *half) {
-	for _, iv := range portsFor(x.Rule, to) {
-		set := model.PortSet{iv}
-		if len(r.Matrix.Connections(party(from), party(to)).Intersect(set)) > 0 {
-			h.open = true
-			return
-		}
-		v := r.Matrix.Verdict(party(from), party(to), iv.First)
-		here, there := v.Egress, v.Ingress
-		if x.direction == model.Ingress {
-			here, there = there, here
-		}
-		if here.Allowed && !there.Allowed && there.Reason != engine.ByCondition {
-			h.shut++
-			h.from, h.to, h.key = from, to, iv.First
-		}
-	}
+// passes says whether anything that the rule speaks of passes both doors.
+func (r *run) passes(x *rule, k pair) bool {
+	return len(r.Matrix.Connections(party(k.from), party(k.to)).Intersect(portsFor(x.Rule, k.to))) > 0
 }
 
 // portsFor is the rule's ports as the destination has them.
@@ -190,25 +173,32 @@ func portsFor(x *model.Rule, to *model.Endpoint) model.PortSet {
 	return model.Union(out...)
 }
 
-func (r *run) half(x *rule, p *model.Peer, h half) {
-	v := r.Matrix.Verdict(party(h.from), party(h.to), h.key)
-	code, door, other := "SP1503", v.Ingress, "ingress of the destination"
+// half reports the pair if it passes here and not at the other end.
+func (r *run) half(x *rule, p *model.Peer, k pair) bool {
+	ports := portsFor(x.Rule, k.to)
+	if len(ports) == 0 {
+		return false
+	}
+	key := ports[0].First
+	v := r.Matrix.Verdict(party(k.from), party(k.to), key)
+	code, here, there, other := "SP1503", v.Egress, v.Ingress, "ingress of the destination"
 	if x.direction == model.Ingress {
-		code, door, other = "SP1504", v.Egress, "egress of the source"
+		code, here, there, other = "SP1504", v.Ingress, v.Egress, "egress of the source"
+	}
+	if !here.Allowed || there.Allowed || there.Reason == engine.ByCondition || there.Reason == engine.UnknownPeer {
+		return false
 	}
 	var by []string
 	var related []model.Source
-	for _, q := range door.Policies {
+	for _, q := range there.Policies {
 		by = append(by, q.Source.Object())
 		related = append(related, q.Source)
 	}
-	f := Finding{
-		Code: code, Severity: checks[code].Severity, Source: p.Source, Related: related,
-		Message: fmt.Sprintf("the door is open here and shut at the other end: %s → %s passes, and no policy allows it at the %s (%s isolate there)", h.from.Key(), h.to.Key(), other, few(by)),
-		Fix:     fmt.Sprintf("allow it at the %s, too: sallyport explain %s %s %d --protocol %s shows what is missing", other, h.from.Key(), h.to.Key(), h.key.Port(), strings.ToUpper(h.key.Protocol().String())),
+	question := k.from.Key() + " " + k.to.Key()
+	if !x.AnyPort {
+		question += fmt.Sprintf(" %d --protocol %s", key.Port(), key.Protocol())
 	}
-	if x.AnyPort {
-		f.Fix = fmt.Sprintf("allow it at the %s, too: sallyport explain %s %s shows what is missing", other, h.from.Key(), h.to.Key())
-	}
-	r.report(f)
+	r.find(code, p.Source, fmt.Sprintf("the door is open here and shut at the other end: %s → %s passes here, and not at the %s, where these policies govern: %s", k.from.Key(), k.to.Key(), other, few(by)),
+		"allow it at the "+other+", too; sallyport explain "+question+" shows what is missing", related...)
+	return true
 }

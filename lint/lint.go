@@ -63,16 +63,17 @@ func compare(a, b Finding) int {
 // run is one look at an input.
 type run struct {
 	Input
-	out         []Finding
-	samples     map[string][]*model.Endpoint // of selectors, by their key
-	shapes      []shape
-	imagined    *engine.Matrix
-	pods        addressIndex
-	nodes       addressIndex
-	services    addressIndex
-	byNamespace map[string][]*model.Service
-	wrong       map[string]bool // objects with errors, by Source.Object
-	keyBuf      []byte
+	out          []Finding
+	samples      map[string][]*model.Endpoint // of selectors, by their key
+	shapes       []shape
+	imagined     *engine.Matrix
+	pods         addressIndex
+	nodes        addressIndex
+	services     addressIndex
+	byNamespace  map[string][]*model.Service
+	wrong        map[string]bool // objects with errors, by Source.Object
+	vocabularies map[string]vocabulary
+	keyBuf       []byte
 }
 
 func newRun(in Input) *run {

@@ -31,11 +31,15 @@ type vocabulary map[string]map[string]bool
 
 func (v vocabulary) add(labels map[string]string) {
 	for k, value := range labels {
-		if v[k] == nil {
-			v[k] = map[string]bool{}
-		}
-		v[k][value] = true
+		v.put(k, value)
 	}
+}
+
+func (v vocabulary) put(key, value string) {
+	if v[key] == nil {
+		v[key] = map[string]bool{}
+	}
+	v[key][value] = true
 }
 
 // instead finds a label that exists and is nearest to key=value: another value
@@ -83,16 +87,7 @@ func (v vocabulary) unmatched(s model.Selector) (key, value string, ok bool) {
 
 // nearestLabel proposes the label that was probably meant.
 func (r *run) nearestLabel(s *model.EndpointSelector) string {
-	words, everywhere := vocabulary{}, vocabulary{}
-	for _, p := range r.shapes {
-		if p.HostNetwork {
-			continue
-		}
-		everywhere.add(p.Labels)
-		if (s.Namespace == "" || s.Namespace == p.Namespace) && s.Namespaces.Matches(p.namespace) {
-			words.add(p.Labels)
-		}
-	}
+	words, everywhere := r.wordsOf(s), r.words("")
 	key, value, ok := words.unmatched(s.Pods)
 	if !ok {
 		return "no pod has all of these labels at once; take away what is not needed"
@@ -104,6 +99,42 @@ func (r *run) nearestLabel(s *model.EndpointSelector) string {
 		return "pods of other namespaces have this label; say which namespace with a namespaceSelector, or move the policy"
 	}
 	return "give the pods this label, or write one that they have"
+}
+
+// wordsOf is the labels of pods in the namespaces of the selector.
+func (r *run) wordsOf(s *model.EndpointSelector) vocabulary {
+	if s.Namespace != "" || s.Namespaces.Op == model.SelectAll {
+		return r.words(s.Namespace)
+	}
+	out := vocabulary{}
+	for _, n := range r.Cluster.Namespaces {
+		if s.Namespaces.Matches(n.Labels) {
+			for k, values := range r.words(n.Name) {
+				for v := range values {
+					out.put(k, v)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// words is the labels of the namespace's pods; "" is every namespace.
+func (r *run) words(namespace string) vocabulary {
+	if r.vocabularies == nil {
+		r.vocabularies = map[string]vocabulary{"": {}}
+		for _, p := range r.shapes {
+			if p.HostNetwork {
+				continue
+			}
+			if r.vocabularies[p.Namespace] == nil {
+				r.vocabularies[p.Namespace] = vocabulary{}
+			}
+			r.vocabularies[p.Namespace].add(p.Labels)
+			r.vocabularies[""].add(p.Labels)
+		}
+	}
+	return r.vocabularies[namespace]
 }
 
 // nearestNamespaceLabel proposes the namespace labels that were probably meant.
