@@ -28,7 +28,7 @@ var directions = []struct {
 	{"policytest", []string{"model", "engine", "dialect/field", "policytest"}, "expectations are answered from the Matrix"},
 	{"advice", []string{"model", "engine", "manifest", "policytest", "advice"}, "advice is tried on the engine, as manifests that a user could add"},
 	{"lint", []string{"model", "engine", "dialect/field", "lint"}, "findings follow from the Matrix; whoever asks brings what was written"},
-	{"report", []string{"model", "engine", "policytest", "flow", "advice", "report"}, "reports print; they read nothing"},
+	{"report", []string{"model", "engine", "policytest", "flow", "advice", "lint", "report"}, "reports print; they read nothing"},
 	{"manifest", []string{"model", "dialect", "manifest"}, "an edge: files in, model out"},
 	{"kube", []string{"model", "dialect", "engine", "kube"}, "an edge: the Kubernetes API in, model and changes out"},
 	{"flow", []string{"model", "engine", "flow"}, "events are explained by the engine, not by the kernel's edge"},
