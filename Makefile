@@ -22,6 +22,7 @@ demo: build
 test: build
 	if [ "$$(id -u)" = 0 ]; then export SALLYPORT_REQUIRE_ROOT=1; fi; \
 	$(GO) test -count=1 -timeout 20m -p 1 $(PKGS)
+	cd deploy/crdtest && $(GO) vet ./... && $(GO) test -count=1 ./...
 
 race:
 	command -v gcc >/dev/null || (apt-get update -qq && apt-get install -y -qq gcc libc6-dev)

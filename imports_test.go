@@ -26,9 +26,12 @@ var directions = []struct {
 	{"dialect", []string{"model", "dialect"}, "a dialect turns objects into the model and knows nothing else"},
 	{"engine", []string{"model", "engine"}, "the engine compiles the model; no dialect, file or kernel reaches it"},
 	{"policytest", []string{"model", "engine", "dialect/field", "policytest"}, "expectations are answered from the Matrix"},
-	{"advice", []string{"model", "engine", "manifest", "policytest", "advice"}, "advice is tried on the engine, as manifests that a user could add"},
+	{"diff", []string{"model", "engine", "diff"}, "a difference is between two Matrices, whoever made them"},
+	{"convert", []string{"model", "convert"}, "one model in, text out; whoever calls has it compiled and compared"},
+	{"advice", []string{"model", "engine", "diff", "manifest", "policytest", "advice"}, "advice is tried on the engine, as manifests that a user could add"},
+	{"recommend", []string{"model", "engine", "flow", "recommend"}, "recommendations are made of flows and tried on the engine"},
 	{"lint", []string{"model", "engine", "dialect/field", "lint"}, "findings follow from the Matrix; whoever asks brings what was written"},
-	{"report", []string{"model", "engine", "policytest", "flow", "advice", "lint", "report"}, "reports print; they read nothing"},
+	{"report", []string{"model", "engine", "diff", "policytest", "flow", "advice", "lint", "report"}, "reports print; they read nothing"},
 	{"manifest", []string{"model", "dialect", "manifest"}, "an edge: files in, model out"},
 	{"kube", []string{"model", "dialect", "engine", "kube"}, "an edge: the Kubernetes API in, model and changes out"},
 	{"flow", []string{"model", "engine", "flow"}, "events are explained by the engine, not by the kernel's edge"},
@@ -72,7 +75,7 @@ func TestImportsGoOneWay(t *testing.T) {
 }
 
 func TestPurePackagesHaveNoEdges(t *testing.T) {
-	pure := []string{"model", "dialect", "engine", "policytest", "advice", "lint", "report"}
+	pure := []string{"model", "dialect", "engine", "diff", "convert", "policytest", "advice", "lint", "report"}
 	forbidden := []string{"net", "os", "os/exec", "time", "log", "log/slog", "sync", "syscall"}
 	eachImport(t, func(dir, path string) {
 		if slices.ContainsFunc(pure, func(p string) bool { return within(dir, p) }) && slices.Contains(forbidden, path) {

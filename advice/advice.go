@@ -64,8 +64,7 @@ type attempt struct {
 	allowed  bool // before
 	matrix   *engine.Matrix
 	cluster  model.Cluster
-	added    [2]bool         // whether a policy was added for the direction
-	changed  []*model.Policy // whose subjects see a difference
+	added    [2]bool // whether a policy was added for the direction
 	out      Suggestion
 }
 
@@ -136,7 +135,6 @@ func (a *attempt) remove(p *model.Policy, r *model.Rule) bool {
 		*section = &s
 	}
 	a.cluster.Policies[at] = &without
-	a.changed = append(a.changed, &without)
 	a.out.Remove = append(a.out.Remove, r.Source)
 	return true
 }
@@ -154,6 +152,5 @@ func (a *attempt) add(d model.Direction, allow bool) bool {
 	}
 	a.out.Policies += text
 	a.cluster.Policies = append(a.cluster.Policies, r.Cluster.Policies[0])
-	a.changed = append(a.changed, r.Cluster.Policies[0])
 	return true
 }

@@ -181,11 +181,11 @@ func TestSuggestionToDeny(t *testing.T) {
 	}
 	turnsOver(t, s, q, c)
 	s, _, _ = ask(t, denyAll+webServes, "ops/scraper", "shop/web-0", 80)
-	if s == nil || len(s.Remove) != 2 || s.Policies != "" || !strings.HasPrefix(words(s.Closes), "0.0.0.0/0>shop/web TCP 80, ops/host>shop/web TCP 80, ops/scraper>shop/web TCP 1-79,81-65535;") {
+	if s == nil || len(s.Remove) != 2 || s.Policies != "" || !strings.HasPrefix(words(s.Closes), "0.0.0.0/0>shop/web TCP 80, nodes>shop/web TCP 80, ops/host>shop/web TCP 80, ops/scraper>shop/web TCP 1-79,81-65535;") {
 		t.Fatalf("got %+v", s)
 	}
 	s, _, _ = ask(t, webServes, "192.0.2.7", "shop/web-0", 80)
-	if s == nil || len(s.Remove) != 1 || s.Remove[0].Field != "spec.ingress[0]" || s.Policies != "" || words(s.Closes) != "ops/host>shop/web TCP 80" {
+	if s == nil || len(s.Remove) != 1 || s.Remove[0].Field != "spec.ingress[0]" || s.Policies != "" || words(s.Closes) != "nodes>shop/web TCP 80, ops/host>shop/web TCP 80" {
 		t.Fatalf("got %+v", s)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/sallyport-dev/sallyport/api"
+	"github.com/sallyport-dev/sallyport/datapath"
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/flow"
 	"github.com/sallyport-dev/sallyport/kube"
@@ -429,9 +430,18 @@ func TestANodeThatAnswersAService(t *testing.T) {
 		}
 		return ""
 	})
+	if n := r.nodes[name]; !slices.Contains(placementOf(n).Node, special) {
+		t.Errorf("%s is not known as the node's: %v", special, placementOf(n).Node)
+	}
 	if got := ask(special); got != lab.TimedOut {
 		t.Errorf("the node's other address: %v", got)
 	}
+}
+
+func placementOf(n *Node) datapath.Placement {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.placement
 }
 
 func echo(s net.PacketConn) {

@@ -126,8 +126,11 @@ func (p *places) readOwn() error {
 	}
 	p.own = nil
 	for _, x := range list {
-		if a, ok := netip.AddrFromSlice(x.IP); ok && !a.Unmap().IsLoopback() && !a.IsLinkLocalUnicast() {
-			p.own = append(p.own, a.Unmap())
+		// IPv6 gives every device an address that need not be told; 169.254.0.0/16
+		// is what somebody, such as NodeLocal DNSCache, has given the node.
+		a, ok := netip.AddrFromSlice(x.IP)
+		if a = a.Unmap(); ok && !a.IsLoopback() && !(a.Is6() && a.IsLinkLocalUnicast()) {
+			p.own = append(p.own, a)
 		}
 	}
 	slices.SortFunc(p.own, netip.Addr.Compare)

@@ -103,7 +103,7 @@ the same compiled matrix who reaches whom, and why or why not.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newMatrix(s), newExplain(s), newTest(s), newLint(s), newGet(s), newStatus(s), newMonitor(s), newRelay(s), newVersion(s))
+	root.AddCommand(newMatrix(s), newExplain(s), newTest(s), newLint(s), newWhoCan(s), newDiff(s), newConvert(s), newGet(s), newStatus(s), newMonitor(s), newRelay(s), newVersion(s))
 	root.AddCommand(platformCommands(s)...)
 	return root
 }
@@ -168,22 +168,31 @@ func (s *session) load() (*manifest.Result, error) {
 	}
 	s.printProblems(r.Problems)
 	if model.HasErrors(r.Problems) {
-		return nil, exit{ExitInput, errors.New("the input has errors; nothing was computed")}
+		return nil, exit{ExitInput, errBroken}
 	}
 	return r, s.readAs(r.Cluster)
 }
 
 // readAs has the policies read as the profile that was asked for reads them.
 func (s *session) readAs(c *model.Cluster) error {
-	p, err := dialect.ParseProfile(s.profile)
+	p, err := s.reading()
 	if err != nil {
-		return usage("%v", err)
+		return err
 	}
 	p.Read(c.Policies)
+	return nil
+}
+
+// reading is the profile that was asked for; it says which, if one was.
+func (s *session) reading() (dialect.Profile, error) {
+	p, err := dialect.ParseProfile(s.profile)
+	if err != nil {
+		return "", usage("%v", err)
+	}
 	if s.profile != "" {
 		fmt.Fprintf(s.stderr, "policies are read as %s reads them\n", p)
 	}
-	return nil
+	return p, nil
 }
 
 func (s *session) printProblems(problems []model.Problem) {

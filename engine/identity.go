@@ -143,8 +143,8 @@ func (m *Matrix) copyColumns(splits []split) {
 	inherit := func(b *bitset) {
 		b.grow(len(to))
 		b.andNot(to)
-		for w, word := range from {
-			for hits := (*b)[w] & word; hits != 0; hits &= hits - 1 {
+		for w := range min(len(from), len(*b)) { // it may end before the identities that are divided
+			for hits := (*b)[w] & from[w]; hits != 0; hits &= hits - 1 {
 				b.set(target[w<<6+bits.TrailingZeros64(hits)])
 			}
 		}

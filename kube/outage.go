@@ -20,7 +20,7 @@ import (
 //	discover ┘
 //
 // One goroutine asks for all, so that an API server that returns is asked by a
-// node every second or two and not by each of its watches.
+// node once a second or so and not by each of its watches.
 type outage struct {
 	ask  func(context.Context) error // whether the API server is ready
 	pace pace
@@ -58,7 +58,7 @@ func (o *outage) run(ctx context.Context) {
 }
 
 func (o *outage) answers(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, 5*o.pace.probe)
+	ctx, cancel := context.WithTimeout(ctx, 10*o.pace.probe)
 	defer cancel()
 	return o.ask(ctx) == nil
 }

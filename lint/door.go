@@ -20,7 +20,11 @@ func (r *run) doors() {
 	found := map[*model.Policy]*shut{}
 	var order []*model.Policy
 	for _, g := range r.Matrix.Groups() {
-		gate := r.Matrix.Gate(g.Endpoints[0].Key(), model.Egress)
+		in := r.Matrix
+		if len(resolvers) == 0 {
+			in = r.imagined // whoever is meant to resolve names may not be in the input
+		}
+		gate := in.Gate(g.Endpoints[0].Key(), model.Egress)
 		p := speaksOfEgress(gate)
 		if p == nil {
 			continue

@@ -46,8 +46,12 @@ func where(s *model.EndpointSelector) string {
 	return "any namespace"
 }
 
-// exists says whether anybody declares the namespace or has a pod in it. Where
-// nobody declares any namespace, all exist that policies name.
+// always are the namespaces of every cluster, which manifests seldom declare.
+var always = []string{"default", "kube-system", "kube-public", "kube-node-lease"}
+
+// exists says whether the namespace is one of every cluster, or anybody
+// declares it or has a pod in it. Where nobody declares any namespace, all
+// exist that policies name.
 func (r *run) exists(name string) bool {
 	declared := false
 	for _, n := range r.Cluster.Namespaces {
@@ -56,12 +60,21 @@ func (r *run) exists(name string) bool {
 			return true
 		}
 	}
-	return !declared || slices.ContainsFunc(r.shapes, func(s shape) bool { return s.Namespace == name })
+	return !declared || slices.Contains(always, name) || slices.ContainsFunc(r.shapes, func(s shape) bool { return s.Namespace == name })
 }
 
 func (r *run) matchesNamespace(s model.Selector) bool {
-	return slices.ContainsFunc(r.Cluster.Namespaces, func(n model.Namespace) bool {
+	return r.unseen(s) || slices.ContainsFunc(r.Cluster.Namespaces, func(n model.Namespace) bool {
 		return s.Matches(n.Labels) && r.exists(n.Name)
+	})
+}
+
+// unseen says whether the selector matches, by its name alone, a namespace that
+// is in every cluster and of which the input has no pods.
+func (r *run) unseen(s model.Selector) bool {
+	return s.Op != model.SelectAll && slices.ContainsFunc(always, func(name string) bool {
+		return s.Matches(map[string]string{model.MetadataName: name}) &&
+			!slices.ContainsFunc(r.shapes, func(p shape) bool { return p.Namespace == name })
 	})
 }
 
@@ -133,7 +146,7 @@ func (r *run) nobody(x *rule, p *model.Peer) {
 	switch {
 	case s.Namespace == "" && !r.matchesNamespace(s.Namespaces):
 		r.find("SP1103", p.Source, "no namespace has the labels "+s.Namespaces.String()+": the peer is nobody", r.nearestNamespaceLabel(s.Namespaces))
-	case s.Pods.Op == model.SelectAll || neverMatches(s.Pods):
+	case s.Pods.Op == model.SelectAll || neverMatches(s.Pods) || s.Namespace == "" && r.unseen(s.Namespaces):
 	case r.fitsHost(s):
 		r.find("SP1109", p.Source, "only pods on their node's network have "+plain(s.Pods)+", and no selector selects those",
 			"allow the addresses of the nodes with ipBlock, or take hostNetwork: true out of the pods")

@@ -82,8 +82,10 @@ func real(k model.PortKey) bool {
 	switch k.Protocol() {
 	case model.TCP, model.UDP, model.SCTP:
 		return k.Port() != 0
-	case model.ICMP, model.ICMPv6:
-		return k.Port() == 8<<8 || k.Port() == 128<<8
+	case model.ICMP: // the requests: all else belongs to a connection or is invalid
+		return slices.Contains([]uint16{8 << 8, 13 << 8, 15 << 8, 17 << 8}, k.Port())
+	case model.ICMPv6:
+		return k.Port() == 128<<8
 	}
 	return k == model.PortKeyOf(47, 0)
 }

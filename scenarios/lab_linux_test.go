@@ -97,7 +97,7 @@ func (w *labWorld) canTry(from, to engine.Party, port model.PortKey) bool {
 	switch port.Protocol() {
 	case model.TCP, model.UDP, model.SCTP:
 	case model.ICMP, model.ICMPv6:
-		if v6 != (port.Protocol() == model.ICMPv6) {
+		if v6 != (port.Protocol() == model.ICMPv6) || port.Port() != 8<<8 && port.Port() != 128<<8 {
 			return false
 		}
 	default:

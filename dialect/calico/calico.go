@@ -64,12 +64,13 @@ type object struct {
 // open reads what all the kinds have in common. Fields of the object beside
 // these are reported.
 func open(f field.Object) *object {
+	if strings.HasSuffix(f.Source.Kind, "NetworkPolicy") {
+		scratch := field.Open(f, &field.Problems{})
+		f.Source.Name = Name(f.Source.Name, scratch.Field("spec").Field("tier").Value())
+	}
 	o := &object{source: f.Source, problems: &field.Problems{}}
 	o.root = field.Open(f, o.problems)
 	o.spec = o.root.Field("spec")
-	if strings.HasSuffix(f.Source.Kind, "NetworkPolicy") {
-		o.source.Name = Name(f.Source.Name, o.spec.Field("tier").Value())
-	}
 	o.source.Field = ""
 	o.labels = field.CheckMetadata(o.root, o.source)
 	if f.Source.APIVersion == Stored {

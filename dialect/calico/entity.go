@@ -48,7 +48,7 @@ func (d *decoder) entity(c field.Cursor, s side) entity {
 	d.selectors(c, &e)
 	e.nets, e.notNets = readNets(c.Field("nets"), false), readNets(c.Field("notNets"), true)
 	e.services = d.services(c, s)
-	e.names = domains(c.Field("domains"), s)
+	e.names = d.domains(c.Field("domains"), s)
 	c.Done()
 	return e
 }

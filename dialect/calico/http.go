@@ -15,8 +15,16 @@ func (d *decoder) http(c field.Cursor, dir model.Direction, r *model.Rule, l *l4
 	if !c.Mapping() {
 		return
 	}
-	c.Report(model.Warning, "http"+notYet, "")
-	m := model.HTTPMatch{Source: c.Source(), Methods: methods(c.Field("methods"))}
+	m := model.HTTPMatch{Source: c.Source()}
+	if d.clean(func() { d.request(c, dir, r, l, &m) }) {
+		c.Report(model.Warning, "HTTP rules"+notYet, "")
+	}
+	r.L7 = &model.L7{HTTP: []model.HTTPMatch{m}}
+}
+
+// request reads what is asked of a request, and whether it may be asked here.
+func (d *decoder) request(c field.Cursor, dir model.Direction, r *model.Rule, l *l4, m *model.HTTPMatch) {
+	m.Methods = methods(c.Field("methods"))
 	for _, p := range c.Field("paths").Items() {
 		m.Paths = append(m.Paths, path(p))
 	}
@@ -31,7 +39,6 @@ func (d *decoder) http(c field.Cursor, dir model.Direction, r *model.Rule, l *l4
 	case l.base == nil:
 		l.base = []model.Port{{Protocol: model.TCP, Last: 65535, Source: c.Source()}}
 	}
-	r.L7 = &model.L7{HTTP: []model.HTTPMatch{m}}
 }
 
 // methods reads the methods of requests; "*" is any.
@@ -86,13 +93,18 @@ func (d *decoder) tls(r *model.Rule, names []model.NamePattern) {
 var domain = regexp.MustCompile(`^[a-z0-9_*]([-a-z0-9_*]*[a-z0-9_*])?(\.[a-z0-9_*]([-a-z0-9_*]*[a-z0-9_*])?)*$`)
 
 // domains reads the DNS names of a destination.
-func domains(c field.Cursor, s side) []model.NamePattern {
-	items := c.Items()
-	if len(items) == 0 {
-		return nil
+func (d *decoder) domains(c field.Cursor, s side) (out []model.NamePattern) {
+	if d.clean(func() { out = names(c, s) }) && out != nil {
+		c.Report(model.Warning, "domain names"+notYet, "they are known to the vendor's commercial releases only; nets and network sets are to all")
 	}
-	c.Report(model.Warning, "domains"+notYet, "they are known to the vendor's commercial releases only; nets and network sets are to all")
+	return out
+}
+
+func names(c field.Cursor, s side) []model.NamePattern {
+	items := c.Items()
 	switch {
+	case len(items) == 0:
+		return nil
 	case s.dir == model.Ingress || !s.peer:
 		c.Error("may stand in the destination of an egress rule only", "")
 	case s.action != model.Allow:

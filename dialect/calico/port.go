@@ -149,7 +149,7 @@ func readProtocol(c field.Cursor) (p model.Protocol, tls bool) {
 		return model.Protocol(n), false
 	}
 	if strings.EqualFold(text, tlsName) {
-		c.Report(model.Warning, "TLS is no protocol of the vendor's; it is read as TCP with a TLS server name, which"+notYet, "the vendor's form is protocol: TCP")
+		c.Report(model.Warning, "TLS is no protocol of the vendor's; it is read as TCP with a TLS server name. Server names"+notYet, "the vendor's form is protocol: TCP")
 		return model.TCP, true
 	}
 	c.Error("unknown protocol \""+text+"\"", "TCP, UDP, SCTP, ICMP, ICMPv6, UDPLite or a number from 1 to 255")

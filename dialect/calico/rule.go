@@ -9,7 +9,7 @@ import (
 )
 
 // notYet follows the name of what is decoded and cannot be enforced yet.
-const notYet = " is decoded, but not enforced yet: what only this rule allows is denied"
+const notYet = " are decoded, but not enforced yet: what only this rule allows is denied"
 
 var actions = map[string]model.Action{"Allow": model.Allow, "Deny": model.Deny, "Pass": model.Pass, "Log": model.Log}
 

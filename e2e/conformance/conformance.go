@@ -81,20 +81,25 @@ func Run(ctx context.Context, c *cluster.Cluster, tests, dir string) (suite.Resu
 		return suite.Result{}, fmt.Errorf("cannot run the suite: %w", err)
 	}
 	r := suite.Result{Output: filepath.Join(dir, "output.txt")}
-	var out bytes.Buffer
+	out, err := os.Create(r.Output)
+	if err != nil {
+		return r, fmt.Errorf("cannot run the suite: %w", err)
+	}
+	defer func() { _ = out.Close() }()
 	cmd := exec.CommandContext(ctx, program, "-test.v", "-test.timeout=1h", "-test.run=^TestConformance$/"+tests)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig)
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Stdout, cmd.Stderr = out, out
 	begin := time.Now()
 	runErr := cmd.Run()
 	r.Took = time.Since(begin)
-	if err := os.WriteFile(r.Output, out.Bytes(), 0o644); err != nil {
-		return r, fmt.Errorf("cannot keep what the suite printed: %w", err)
-	}
 	if ctx.Err() != nil {
 		return r, ctx.Err()
 	}
-	read(&r, out.Bytes())
+	text, err := os.ReadFile(r.Output)
+	if err != nil {
+		return r, fmt.Errorf("cannot read what the suite printed: %w", err)
+	}
+	read(&r, text)
 	if runErr != nil && len(r.Failed) == 0 {
 		return r, fmt.Errorf("the suite did not run: %w; see %s", runErr, r.Output)
 	}

@@ -93,8 +93,9 @@ func (l lab) namespace(name string) string {
 	name += "-" + strconv.Itoa(namespaces)
 	must(l.t, l.API(l.t.Context(), "POST", "/api/v1/namespaces", object{"metadata": object{"name": name, "labels": object{"name": name}}}, nil))
 	l.t.Cleanup(func() { l.removeNamespace(name) })
-	// Pods need the account.
-	must(l.t, eventually(20*time.Second, func() error {
+	// Pods need the account. Who makes it may have lost the API server a moment
+	// ago, and takes his time.
+	must(l.t, eventually(time.Minute, func() error {
 		return l.API(l.t.Context(), "GET", "/api/v1/namespaces/"+name+"/serviceaccounts/default", nil, nil)
 	}))
 	return name
