@@ -40,6 +40,7 @@ type Result struct {
 	Cluster  *model.Cluster
 	Tests    []field.Object // PolicyTest objects, for package policytest
 	Problems []model.Problem
+	Written  Written
 }
 
 // Stdin is the path that means standard input.
@@ -175,7 +176,8 @@ func namespaced(kind string) bool {
 }
 
 func (l *loader) object(o field.Object) {
-	if o.Source.Namespace == "" && namespaced(o.Source.Kind) {
+	placed := o.Source.Namespace != "" || !namespaced(o.Source.Kind)
+	if !placed {
 		o.Source.Namespace = cmp.Or(l.opts.Namespace, "default")
 	}
 	if o.Source.APIVersion == "sallyport.dev/v1alpha1" && o.Source.Kind == "PolicyTest" {
@@ -185,6 +187,7 @@ func (l *loader) object(o field.Object) {
 	if l.seen(o.Source) {
 		return
 	}
+	l.written.note(o, placed)
 	if dialect.IsPolicy(o.Source) {
 		parts, problems := dialect.Decode(o)
 		for _, p := range parts.Policies {
