@@ -42,7 +42,7 @@ type item struct {
 // flatten works the policies of a direction into units.
 func (c *converter) flatten(d model.Direction) {
 	items := c.items(d)
-	walls := c.walls(items, d)
+	walls := wallsOf(items)
 	for _, w := range walls {
 		for _, s := range w.subjects {
 			c.isolate(w.policy, s, d)
@@ -64,12 +64,12 @@ func (c *converter) flatten(d model.Direction) {
 	}
 }
 
-// walls are the items that isolate somebody in what is written, each policy's
+// wallsOf lists the items that isolate somebody in what is written, each policy's
 // subjects once: the ends of tiers, and denials.
-func (c *converter) walls(items []item, d model.Direction) []item {
+func wallsOf(items []item) []item {
 	var out []item
 	for _, x := range items {
-		if x.end || x.action == model.Deny && !c.walled(x, out) {
+		if x.end || x.action == model.Deny && !walled(x, out) {
 			out = append(out, x)
 		}
 	}
@@ -78,7 +78,8 @@ func (c *converter) walls(items []item, d model.Direction) []item {
 	})
 }
 
-func (c *converter) walled(x item, walls []item) bool {
+// walled says whether one of the walls isolates all subjects of the item.
+func walled(x item, walls []item) bool {
 	return slices.ContainsFunc(walls, func(o item) bool { return within(x.subjects, o.subjects) })
 }
 
