@@ -53,10 +53,14 @@ func (c *converter) flatten(d model.Direction) {
 			c.allow(items[:i], &items[i], walls, d)
 		}
 	}
+	passing := map[string]bool{} // tiers
+	for i := range items {
+		passing[items[i].tier] = passing[items[i].tier] || items[i].action == model.Pass
+	}
 	for _, w := range walls {
 		// Whoever is denied something only may do all the rest; at the end of
 		// a tier, those who were passed on.
-		if !w.end || slices.ContainsFunc(items, func(x item) bool { return x.action == model.Pass && x.tier == w.tier }) {
+		if !w.end || passing[w.tier] {
 			rest := w
 			rest.action, rest.peers, rest.ports, rest.tier, rest.walled = model.Allow, []peer{{source: w.source}}, ports{any: true}, "", true
 			c.allow(items, &rest, walls, d)
