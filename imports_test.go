@@ -30,7 +30,8 @@ var directions = []struct {
 	{"convert", []string{"model", "convert"}, "one model in, text out; whoever calls has it compiled and compared"},
 	{"advice", []string{"model", "engine", "diff", "manifest", "policytest", "advice"}, "advice is tried on the engine, as manifests that a user could add"},
 	{"recommend", []string{"model", "engine", "flow", "recommend"}, "recommendations are made of flows and tried on the engine"},
-	{"report", []string{"model", "engine", "diff", "policytest", "flow", "advice", "report"}, "reports print; they read nothing"},
+	{"lint", []string{"model", "engine", "dialect/field", "lint"}, "findings follow from the Matrix; whoever asks brings what was written"},
+	{"report", []string{"model", "engine", "diff", "policytest", "flow", "advice", "lint", "report"}, "reports print; they read nothing"},
 	{"manifest", []string{"model", "dialect", "manifest"}, "an edge: files in, model out"},
 	{"kube", []string{"model", "dialect", "engine", "kube"}, "an edge: the Kubernetes API in, model and changes out"},
 	{"flow", []string{"model", "engine", "flow"}, "events are explained by the engine, not by the kernel's edge"},
@@ -74,7 +75,7 @@ func TestImportsGoOneWay(t *testing.T) {
 }
 
 func TestPurePackagesHaveNoEdges(t *testing.T) {
-	pure := []string{"model", "dialect", "engine", "diff", "convert", "policytest", "advice", "report"}
+	pure := []string{"model", "dialect", "engine", "diff", "convert", "policytest", "advice", "lint", "report"}
 	forbidden := []string{"net", "os", "os/exec", "time", "log", "log/slog", "sync", "syscall"}
 	eachImport(t, func(dir, path string) {
 		if slices.ContainsFunc(pure, func(p string) bool { return within(dir, p) }) && slices.Contains(forbidden, path) {

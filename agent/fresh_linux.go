@@ -27,19 +27,19 @@ func fit(m **engine.Matrix, d engine.Delta, publish func(engine.Delta) error) er
 	return err
 }
 
-// When a Node refreshes its Matrix: identities have become so many times what
-// they were after the last compilation from scratch, and nothing has changed
+// When a Node refreshes its Matrix: identities have become half as many again
+// as they were after the last compilation from scratch, and nothing has changed
 // for a while that would have to wait.
 const (
-	overgrown = 2
+	overgrown = 1.5
 	tolerated = 256 // identities that are not worth it
-	quietTime = 2 * time.Second
+	quietTime = time.Second
 )
 
 // prune refreshes the Matrix at a quiet time, if that is worth it.
 func (n *Node) prune() {
 	before := n.matrix.Identities()
-	if n.behind != nil || before <= overgrown*n.fresh+tolerated || time.Since(n.published) < quietTime {
+	if n.behind != nil || float64(before) <= overgrown*float64(n.fresh)+tolerated || time.Since(n.published) < quietTime {
 		return
 	}
 	began := time.Now()

@@ -30,6 +30,7 @@ type loader struct {
 	sets        []model.AddressSet
 	tests       []field.Object
 	problems    []model.Problem
+	written     Written
 	taken       map[netip.Addr]bool
 }
 
@@ -80,7 +81,7 @@ func (l *loader) finish() *Result {
 	for _, name := range slices.Sorted(maps.Keys(l.implied)) {
 		c.Namespaces = append(c.Namespaces, l.implied[name])
 	}
-	return &Result{Cluster: c, Tests: l.tests, Problems: l.problems}
+	return &Result{Cluster: c, Tests: l.tests, Problems: l.problems, Written: l.written}
 }
 
 // dropTwins reports pods of one name, which templates of equal names make.

@@ -129,4 +129,3 @@ func (m *mixed) party() (engine.Party, reference.Party) {
 	a := netip.MustParseAddr(outsiders[m.random.IntN(len(outsiders))])
 	return engine.Party{Addr: a}, reference.Party{Addr: a}
 }
-

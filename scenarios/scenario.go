@@ -6,7 +6,7 @@
 //
 // A file holds cluster.yaml, any number of policies*.yaml, test.yaml (one or
 // more PolicyTests) and, where they matter, problems.txt (every Problem, one
-// per line), explain-*.txt and matrix.csv. Scenarios are immutable once loaded.
+// per line), explain-*.txt, matrix.csv and lint.txt (every finding). Scenarios are immutable once loaded.
 package scenarios
 
 import (
@@ -35,8 +35,9 @@ type Scenario struct {
 	Order    []string          // the names of the manifests, in the archive's order
 	Cluster  *model.Cluster
 	Cases    []policytest.Case
-	Problems []model.Problem // what loading found
-	Expected []string        // what problems.txt says loading must find, a line for each
+	Problems []model.Problem  // what loading found
+	Written  manifest.Written // what the manifests say beside what they mean
+	Expected []string         // what problems.txt says loading must find, a line for each
 }
 
 // Load reads every *.txtar file at the root of the file system, sorted by
@@ -90,7 +91,7 @@ func (s *Scenario) add(f File) error {
 	if s.Files[f.Name] != nil {
 		return fmt.Errorf("file %s is in it twice", f.Name)
 	}
-	known := []string{"cluster.yaml", "policies*.yaml", "test.yaml", "problems.txt", "explain-*.txt", "matrix.csv"}
+	known := []string{"cluster.yaml", "policies*.yaml", "test.yaml", "problems.txt", "explain-*.txt", "matrix.csv", "lint.txt"}
 	if !slices.ContainsFunc(known, func(pattern string) bool { ok, _ := path.Match(pattern, f.Name); return ok }) {
 		return fmt.Errorf("file %s is none of %s", f.Name, strings.Join(known, ", "))
 	}
@@ -106,7 +107,7 @@ func (s *Scenario) load() error {
 	if usesIPv6(r.Cluster) {
 		r = manifest.Parse(s.Files, s.Order, manifest.Options{DualStack: true})
 	}
-	s.Cluster, s.Problems = r.Cluster, r.Problems
+	s.Cluster, s.Problems, s.Written = r.Cluster, r.Problems, r.Written
 	for _, p := range r.Problems {
 		if p.Source.File == "test.yaml" {
 			return p

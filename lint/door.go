@@ -1,0 +1,208 @@
+package lint
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/sallyport-dev/sallyport/engine"
+	"github.com/sallyport-dev/sallyport/model"
+)
+
+// doors looks at what gets out of pods that are isolated.
+func (r *run) doors() {
+	resolvers := r.resolvers()
+	type shut struct {
+		pods    []string
+		udp     bool // only TCP is shut
+		related []model.Source
+	}
+	found := map[*model.Policy]*shut{}
+	var order []*model.Policy
+	for _, g := range r.Matrix.Groups() {
+		in := r.Matrix
+		if len(resolvers) == 0 {
+			in = r.imagined // whoever is meant to resolve names may not be in the input
+		}
+		gate := in.Gate(g.Endpoints[0].Key(), model.Egress)
+		p := speaksOfEgress(gate)
+		if p == nil {
+			continue
+		}
+		udp, tcp := r.resolves(gate, resolvers, model.UDP), r.resolves(gate, resolvers, model.TCP)
+		if udp && tcp {
+			continue
+		}
+		if found[p] == nil {
+			found[p] = &shut{udp: true}
+			order = append(order, p)
+		}
+		found[p].udp = found[p].udp && udp
+		found[p].pods = append(found[p].pods, g.Endpoints[0].Namespace+"/"+g.Endpoints[0].Workload.Name)
+	}
+	for _, p := range order {
+		x := found[p]
+		const fix = "allow UDP and TCP port 53 to namespaceSelector {kubernetes.io/metadata.name: kube-system} with podSelector {k8s-app: kube-dns}, in one item"
+		if x.udp {
+			r.find("SP1502", p.Source, "DNS is open over UDP and shut over TCP, which long answers need: "+few(slices.Compact(x.pods)), fix)
+		} else {
+			r.find("SP1501", p.Source, "egress is isolated and DNS is not open, so that no name can be resolved: "+few(slices.Compact(x.pods)), fix)
+		}
+	}
+}
+
+// speaksOfEgress is the first policy of the gate that allows some egress; a
+// pod that may open nothing at all needs no names.
+func speaksOfEgress(g *engine.Gate) *model.Policy {
+	if !isolates(g) {
+		return nil
+	}
+	i := slices.IndexFunc(g.Policies, func(p *model.Policy) bool {
+		return !p.Staged && slices.ContainsFunc(p.Egress.Rules, func(x model.Rule) bool {
+			return x.Action == model.Allow && (x.AnyPeer || len(x.Peers) > 0)
+		})
+	})
+	if i < 0 {
+		return nil
+	}
+	return g.Policies[i]
+}
+
+// nodeLocalDNS is the address of the cache that many clusters have on every node.
+var nodeLocalDNS = netip.MustParseAddr("169.254.20.10")
+
+// resolvers are the addresses of the cluster's DNS servers, if any are known.
+func (r *run) resolvers() []netip.Addr {
+	var out []netip.Addr
+	for i := range r.Cluster.Endpoints {
+		e := &r.Cluster.Endpoints[i]
+		app := e.Labels["k8s-app"]
+		if app == "kube-dns" || app == "coredns" || e.Labels["app.kubernetes.io/name"] == "coredns" || e.Labels["app"] == "kube-dns" {
+			out = append(out, e.IPs...)
+		}
+	}
+	if len(out) > 0 {
+		out = append(out, nodeLocalDNS)
+	}
+	return out
+}
+
+// resolves says whether the gate is open for DNS: to one of the resolvers, or
+// to anybody where none is known.
+func (r *run) resolves(g *engine.Gate, resolvers []netip.Addr, p model.Protocol) bool {
+	at := g.At(model.PortKeyOf(p, 53))
+	if len(resolvers) == 0 {
+		return some(at.Allow) || some(at.Conditional)
+	}
+	return slices.ContainsFunc(resolvers, func(a netip.Addr) bool {
+		id := r.Matrix.AddressIdentity(a)
+		return at.Allow.Has(id) || at.Conditional.Has(id)
+	})
+}
+
+func some(row *engine.Row) bool {
+	return row.All || slices.ContainsFunc(row.Bits, func(w uint64) bool { return w != 0 })
+}
+
+// mostPairs bounds the pairs of pods that one peer is tried on. What is open
+// is mostly found at once.
+const mostPairs = 200
+
+// halves looks for peers that a rule lets pass at this door and that are all
+// shut at the other end's.
+func (r *run) halves(x *rule) {
+	if !x.allows() || x.L7 != nil || x.Subject != nil || len(x.Peers) == 0 {
+		return
+	}
+	for i := range x.Peers {
+		p := &x.Peers[i]
+		if p.Pods == nil || p.Block != nil || len(p.Not) > 0 || p.Services != nil || p.Nodes != nil {
+			continue
+		}
+		pairs := r.pairs(x, p)
+		if len(pairs) > mostPairs || slices.ContainsFunc(pairs, func(k pair) bool { return r.passes(x, k) }) {
+			continue
+		}
+		for _, k := range pairs {
+			if r.half(x, p, k) {
+				break
+			}
+		}
+	}
+}
+
+// pair is two pods, of which one opens a connection to the other.
+type pair struct{ from, to *model.Endpoint }
+
+// pairs lists those between the rule's subjects and the peer's pods, as far as
+// they are not too many.
+func (r *run) pairs(x *rule, p *model.Peer) []pair {
+	var out []pair
+	for _, subject := range r.sample(&x.policy.Subject) {
+		for _, peer := range r.sample(p.Pods) {
+			switch {
+			case subject == peer:
+			case x.direction == model.Ingress:
+				out = append(out, pair{peer, subject})
+			default:
+				out = append(out, pair{subject, peer})
+			}
+			if len(out) > mostPairs {
+				return out
+			}
+		}
+	}
+	return out
+}
+
+// passes says whether anything that the rule speaks of passes both doors.
+func (r *run) passes(x *rule, k pair) bool {
+	return len(r.Matrix.Connections(party(k.from), party(k.to)).Intersect(portsFor(x.Rule, k.to))) > 0
+}
+
+// portsFor is the rule's ports as the destination has them.
+func portsFor(x *model.Rule, to *model.Endpoint) model.PortSet {
+	if x.AnyPort {
+		return model.AllPorts()
+	}
+	var out []model.Interval
+	for _, p := range x.Ports {
+		if p.Name == "" {
+			out = append(out, p.Interval())
+		} else if n, ok := to.NamedPort(p.Name, p.Protocol); ok {
+			key := model.PortKeyOf(p.Protocol, n)
+			out = append(out, model.Interval{First: key, Last: key})
+		}
+	}
+	return model.Union(out...)
+}
+
+// half reports the pair if it passes here and not at the other end.
+func (r *run) half(x *rule, p *model.Peer, k pair) bool {
+	ports := portsFor(x.Rule, k.to)
+	if len(ports) == 0 {
+		return false
+	}
+	key := ports[0].First
+	v := r.Matrix.Verdict(party(k.from), party(k.to), key)
+	code, here, there, other := "SP1503", v.Egress, v.Ingress, "ingress of the destination"
+	if x.direction == model.Ingress {
+		code, here, there, other = "SP1504", v.Ingress, v.Egress, "egress of the source"
+	}
+	if !here.Allowed || there.Allowed || there.Reason == engine.ByCondition || there.Reason == engine.UnknownPeer {
+		return false
+	}
+	var by []string
+	var related []model.Source
+	for _, q := range there.Policies {
+		by = append(by, q.Source.Object())
+		related = append(related, q.Source)
+	}
+	question := k.from.Key() + " " + k.to.Key()
+	if !x.AnyPort {
+		question += fmt.Sprintf(" %d --protocol %s", key.Port(), key.Protocol())
+	}
+	r.find(code, p.Source, fmt.Sprintf("the door is open here and shut at the other end: %s → %s passes here, and not at the %s, where these policies govern: %s", k.from.Key(), k.to.Key(), other, few(by)),
+		"allow it at the "+other+", too; sallyport explain "+question+" shows what is missing", related...)
+	return true
+}
