@@ -34,7 +34,7 @@ func (c *converter) namespaces(u *unit, conditions clause) []string {
 	}
 	var out []string
 	for _, n := range c.cluster.Namespaces {
-		if model.Selector(model.And(conditions...)).Matches(n.Labels) {
+		if model.And(conditions...).Matches(n.Labels) {
 			out = append(out, n.Name)
 		}
 	}
