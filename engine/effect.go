@@ -74,6 +74,7 @@ type ruleEffect struct {
 type doorway struct {
 	class *class
 	gate  *Gate
+	plans []*plan // with all policies; see effects.plans
 }
 
 // list finds the rules in order, and every gate once.
@@ -105,7 +106,7 @@ func (x *effects) list(keep func(*model.Policy) bool) {
 			for _, p := range c.policies[d] {
 				x.at[p] = append(x.at[p], len(x.doors))
 			}
-			x.doors = append(x.doors, doorway{c, g})
+			x.doors = append(x.doors, doorway{class: c, gate: g})
 		}
 	})
 }
@@ -198,7 +199,9 @@ func (p *plan) terms(parts []share, dropped func(*model.Rule) bool) []term {
 // one of them alone something differs.
 func (x *effects) screen(door int) {
 	d := x.doors[door]
-	for shadow, p := range x.plans(d, nil) {
+	d.plans = x.plans(d, nil)
+	x.doors[door] = d
+	for shadow, p := range d.plans {
 		for _, part := range p.parts {
 			r := x.rules[part.rule]
 			r.Matches = r.Matches || !part.atom.ids.empty()
@@ -319,27 +322,26 @@ func (m *Matrix) otherRow(r *Row, is []uint64) bool {
 func (x *effects) settle(r *ruleEffect) {
 	for _, i := range r.doors {
 		d := x.doors[i]
-		for shadow, p := range x.plans(d, nil) {
+		for shadow, p := range d.plans {
 			for _, key := range p.keys {
-				parts := p.at(key)
-				if !slices.ContainsFunc(parts, func(s share) bool { return s.rule == r.Rule }) {
+				if !p.covers(r.Rule, key) {
 					continue
 				}
+				parts := p.at(key)
 				if x.differs(d, p, parts, key, shadow == 1, r.Rule) {
-					r.Needed, r.Decides = true, true
+					r.Needed, r.Decides, r.Others = true, true, nil
 					return
 				}
+				x.instead(r, p, parts)
 			}
 		}
 	}
 	x.dropped[r.Rule] = true
-	for _, i := range r.doors {
-		for _, p := range x.plans(x.doors[i], nil) {
-			for _, key := range p.keys {
-				x.instead(r, p, p.at(key))
-			}
-		}
-	}
+}
+
+// covers says whether the rule counts at the port key.
+func (p *plan) covers(r *model.Rule, key model.PortKey) bool {
+	return slices.ContainsFunc(p.parts, func(s share) bool { return s.rule == r && s.interval.First <= key && key <= s.interval.Last })
 }
 
 // instead notes who decides about what the rule matches.
@@ -348,10 +350,12 @@ func (x *effects) instead(r *ruleEffect, p *plan, parts []share) {
 		if part.rule != r.Rule {
 			continue
 		}
-		left := p.undecided(parts, part.step)
-		left.and(part.atom.ids)
-		r.Decides = r.Decides || !left.empty()
-		left = slices.Clone(part.atom.ids)
+		if !r.Decides {
+			left := p.undecided(parts, part.step)
+			left.and(part.atom.ids)
+			r.Decides = !left.empty()
+		}
+		left := slices.Clone(part.atom.ids)
 		for _, other := range parts {
 			if other.step > part.step || other.rule == r.Rule || x.dropped[other.rule] {
 				continue
@@ -424,7 +428,8 @@ func (x *effects) needless(p *policy) bool {
 		}
 	}
 	dropped := func(r *model.Rule) bool { return x.dropped[r] }
-	for _, i := range x.at[p] {
+	// The classes that came last are those that the fewest policies select.
+	for _, i := range slices.Backward(x.at[p]) {
 		d := x.doors[i]
 		for shadow, rest := range x.plans(d, p) {
 			for _, key := range append(rest.keys, d.gate.firsts()...) {

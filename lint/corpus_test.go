@@ -13,6 +13,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/lint"
+	"github.com/sallyport-dev/sallyport/model"
 	"github.com/sallyport-dev/sallyport/scenarios"
 )
 
@@ -30,7 +31,7 @@ func corpus(t *testing.T) []*scenarios.Scenario {
 // look runs lint over a scenario.
 func look(s *scenarios.Scenario) []lint.Finding {
 	return lint.Run(lint.Input{
-		Cluster: s.Cluster, Matrix: engine.Compile(s.Cluster), Problems: s.Problems,
+		Cluster: s.Cluster, Matrix: compile(s.Cluster), Problems: s.Problems,
 		Ignored: s.Written.Ignored, Omitted: s.Written.Omitted, Unused: s.Written.Unused,
 	})
 }
@@ -73,3 +74,5 @@ func counts(findings []lint.Finding) []string {
 	}
 	return out
 }
+
+func compile(c *model.Cluster) *engine.Matrix { return engine.Compile(c) }

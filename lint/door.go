@@ -81,8 +81,8 @@ func (r *run) resolvers() []netip.Addr {
 			out = append(out, e.IPs...)
 		}
 	}
-	if len(out) > 0 {
-		out = append(out, nodeLocalDNS)
+	if len(out) > 0 && r.Matrix.PrefixOf(nodeLocalDNS).Bits() >= 16 {
+		out = append(out, nodeLocalDNS) // a policy speaks of it
 	}
 	return out
 }

@@ -11,7 +11,7 @@ import (
 // is, for today's pods and for those that the policies speak of.
 func (r *run) effects() {
 	rules, needless := r.imagined.Effects(func(p *model.Policy) bool {
-		return r.wrong[p.Source.Object()] || isDefaultDeny(p) && !r.deniedElsewhere(p)
+		return p.Staged || r.wrong[p.Source.Object()] || isDefaultDeny(p) && !r.deniedElsewhere(p)
 	})
 	for _, p := range needless {
 		r.find("SP1304", p.Source, "taking the policy out changes no connection, neither of today's pods nor of others that it may select", "remove it, or make it say what it was meant to")

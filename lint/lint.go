@@ -12,6 +12,7 @@ package lint
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/model"
@@ -35,6 +36,12 @@ type Finding struct {
 	Message  string         `json:"message"`           // what is so, with the names
 	Fix      string         `json:"fix,omitempty"`     // what to write instead
 	Related  []model.Source `json:"related,omitempty"` // other places that have to do with it
+}
+
+// String writes the finding on one line, place first, so that editors can jump.
+func (f Finding) String() string {
+	p := model.Problem{Severity: f.Severity, Source: f.Source, Message: f.Message, Hint: f.Fix}
+	return strings.Replace(p.Error(), f.Severity.String()+": ", f.Severity.String()+" "+f.Code+": ", 1)
 }
 
 // Run looks at the input. The findings are sorted by place, then code.

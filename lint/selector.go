@@ -211,6 +211,24 @@ func (r *run) service(namespace, name string) bool {
 func (r *run) anySet(s *model.SetSelector) bool {
 	return slices.ContainsFunc(r.Cluster.Sets, func(x model.AddressSet) bool {
 		return s.Family == x.Family && (s.Name == "" || s.Name == x.Name) && (s.Namespace == "" || s.Namespace == x.Namespace) &&
-			s.Labels.Match(func(key string) (string, bool) { v, ok := x.Labels[key]; return v, ok })
+			s.Labels.Match(func(key string) (string, bool) { return r.labelOfSet(&x, key) })
 	})
+}
+
+// labelOfSet is a label of the set, or what its namespace implies of it.
+func (r *run) labelOfSet(x *model.AddressSet, key string) (string, bool) {
+	if key[0] != model.Implied {
+		v, ok := x.Labels[key]
+		return v, ok
+	}
+	if key == model.NamespaceName {
+		return x.Namespace, x.Namespace != ""
+	}
+	for _, n := range r.Cluster.Namespaces {
+		if label, ok := strings.CutPrefix(key, model.NamespaceLabels); ok && n.Name == x.Namespace {
+			v, ok := n.Labels[label]
+			return v, ok
+		}
+	}
+	return "", false
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/model"
@@ -57,8 +58,11 @@ var metadata = netip.MustParseAddr("169.254.169.254")
 func (r *run) blocks(x *rule) {
 	for i := range x.Peers {
 		p := &x.Peers[i]
-		if p.Block == nil || p.Pods != nil {
+		if p.Block == nil || p.Pods != nil || len(p.Not) > 0 {
 			continue
+		}
+		if x.policy.Family == model.FamilyCalico && p.Block.CIDR.Bits() == 0 && !strings.Contains(p.Source.Field, "ets[") {
+			continue // a version of IP, not a range that somebody wrote
 		}
 		if p.Outside {
 			r.onlyInside(p)
