@@ -10,7 +10,7 @@ PKGS    := ./...
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test test-unprivileged race bench lint generate cross image chart cluster cluster-down e2e clean
+.PHONY: build demo test test-unprivileged race bench lint generate cross image chart cluster cluster-down e2e parity clean
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/sallyport
@@ -22,6 +22,7 @@ demo: build
 test: build
 	if [ "$$(id -u)" = 0 ]; then export SALLYPORT_REQUIRE_ROOT=1; fi; \
 	$(GO) test -count=1 -timeout 20m -p 1 $(PKGS)
+	cd deploy/crdtest && $(GO) vet ./... && $(GO) test -count=1 ./...
 
 race:
 	command -v gcc >/dev/null || (apt-get update -qq && apt-get install -y -qq gcc libc6-dev)
@@ -34,6 +35,11 @@ lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not gofmt'ed:"; echo "$$out"; exit 1; fi
 	$(GO) vet $(PKGS)
 	$(GO) mod verify
+
+# Dialects against their vendors' own code, which are modules of their own: they
+# are large. More random policies: make parity ARGS='-cases 20000 -seed 5'.
+parity:
+	cd dialect/cilium/parity && $(GO) vet ./... && $(GO) test -count=1 -timeout 60m -v -run . . -args $(ARGS)
 
 # The BPF objects are committed, so only a change of the C source needs clang.
 generate:

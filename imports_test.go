@@ -27,7 +27,9 @@ var directions = []struct {
 	{"engine", []string{"model", "engine"}, "the engine compiles the model; no dialect, file or kernel reaches it"},
 	{"policytest", []string{"model", "engine", "dialect/field", "policytest"}, "expectations are answered from the Matrix"},
 	{"diff", []string{"model", "engine", "diff"}, "a difference is between two Matrices, whoever made them"},
+	{"convert", []string{"model", "convert"}, "one model in, text out; whoever calls has it compiled and compared"},
 	{"advice", []string{"model", "engine", "diff", "manifest", "policytest", "advice"}, "advice is tried on the engine, as manifests that a user could add"},
+	{"recommend", []string{"model", "engine", "flow", "recommend"}, "recommendations are made of flows and tried on the engine"},
 	{"report", []string{"model", "engine", "diff", "policytest", "flow", "advice", "report"}, "reports print; they read nothing"},
 	{"manifest", []string{"model", "dialect", "manifest"}, "an edge: files in, model out"},
 	{"kube", []string{"model", "dialect", "engine", "kube"}, "an edge: the Kubernetes API in, model and changes out"},
@@ -72,7 +74,7 @@ func TestImportsGoOneWay(t *testing.T) {
 }
 
 func TestPurePackagesHaveNoEdges(t *testing.T) {
-	pure := []string{"model", "dialect", "engine", "diff", "policytest", "advice", "report"}
+	pure := []string{"model", "dialect", "engine", "diff", "convert", "policytest", "advice", "report"}
 	forbidden := []string{"net", "os", "os/exec", "time", "log", "log/slog", "sync", "syscall"}
 	eachImport(t, func(dir, path string) {
 		if slices.ContainsFunc(pure, func(p string) bool { return within(dir, p) }) && slices.Contains(forbidden, path) {

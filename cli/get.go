@@ -24,9 +24,9 @@ type getFlags struct {
 	kind      string // of policies, lower-case; "" is every kind
 }
 
-// otherNames are the words of calicoctl and kubectl. Those of a policy's kind
+// aliases are the words of calicoctl and kubectl. Those of a policy's kind
 // ask for that kind alone.
-var otherNames = map[string][]string{
+var aliases = map[string][]string{
 	"policies": {
 		"policy", "networkpolicy", "networkpolicies", "netpol", "globalnetworkpolicy", "globalnetworkpolicies",
 		"clusternetworkpolicy", "clusternetworkpolicies", "adminnetworkpolicy", "adminnetworkpolicies", "baselineadminnetworkpolicy", "baselineadminnetworkpolicies",
@@ -72,7 +72,7 @@ without a kubeconfig the agent of that node is asked.`,
 	} {
 		var f getFlags
 		sub := &cobra.Command{
-			Use: x.use, Short: x.short, Long: x.long, Args: cobra.NoArgs, Aliases: otherNames[x.use],
+			Use: x.use, Short: x.short, Long: x.long, Args: cobra.NoArgs, Aliases: aliases[x.use],
 			Example: "  sallyport get " + x.use + "\n  sallyport get " + x.use + " --kubeconfig admin.conf -o json",
 			RunE: func(c *cobra.Command, _ []string) error {
 				if x.use == "policies" {

@@ -20,7 +20,7 @@ import (
 
 func newTest(s *session) *cobra.Command {
 	var expect []string
-	var live bool
+	var live, generate bool
 	c := &cobra.Command{
 		Use:   "test -f MANIFESTS [--expect FILE]",
 		Short: "Check PolicyTest expectations against the policies, offline or in the live cluster",
@@ -31,14 +31,21 @@ connections are made, from inside the pods, by the agents of their nodes; UDP
 is answered only where something answers. Exit code 1 if any case fails.`,
 		Example: `  sallyport test -f manifests/
   sallyport test -f manifests/ --expect expectations.yaml -o junit > junit.xml
+  sallyport test -f manifests/ --generate > expectations.yaml
   sallyport test --live --kubeconfig admin.conf --expect expectations.yaml`,
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return s.test(c.Context(), expect, live) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if generate {
+				return s.generate(c.Context())
+			}
+			return s.test(c.Context(), expect, live)
+		},
 	}
 	s.liveFlags(c)
 	s.outputFlag(c, "text", "text", "tap", "junit", "json")
 	c.Flags().StringArrayVar(&expect, "expect", nil, "file with PolicyTest objects (repeatable)")
 	c.Flags().BoolVar(&live, "live", false, "make real connections in the live cluster")
+	c.Flags().BoolVar(&generate, "generate", false, "print a PolicyTest that pins what can connect now, and test nothing")
 	return c
 }
 
@@ -65,6 +72,16 @@ func (s *session) test(ctx context.Context, expect []string, live bool) error {
 		results = append(results, newCaseResult(m, policytest.Run(m, &cases[i])))
 	}
 	return s.conclude(results, write)
+}
+
+// generate prints the expectations that hold now.
+func (s *session) generate(ctx context.Context) error {
+	r, err := s.loadAny(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = s.stdout.Write(policytest.Generate(engine.Compile(r.Cluster)))
+	return err
 }
 
 // cases decodes the tests of the input and of the extra files.
@@ -119,7 +136,10 @@ type failure struct {
 func newCaseResult(m *engine.Matrix, results []policytest.Result) caseResult {
 	c := results[0].Case
 	out := caseResult{Name: c.Name, Test: c.Test, Expect: "deny", Passed: true, Checks: len(results), place: c.Source.Place()}
-	if c.Allow {
+	switch {
+	case c.Isolated:
+		out.Expect = "isolated"
+	case c.Allow:
 		out.Expect = "allow"
 	}
 	for _, r := range results {

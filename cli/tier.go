@@ -19,7 +19,7 @@ import (
 func (s *session) newGetProfiles() *cobra.Command {
 	var f getFlags
 	c := &cobra.Command{
-		Use: "profiles", Short: "Calico's profiles: what every namespace and service account stands for", Args: cobra.NoArgs, Aliases: otherNames["profiles"],
+		Use: "profiles", Short: "Calico's profiles: what every namespace and service account stands for", Args: cobra.NoArgs, Aliases: aliases["profiles"],
 		Long: `Pods have a profile kns.NAMESPACE, which has the labels of the namespace and
 lets everything pass that no policy governs, and ksa.NAMESPACE.ACCOUNT, which
 has the labels of the service account and no rules. A Profile object of that
@@ -105,7 +105,7 @@ func profiles(c *model.Cluster, f getFlags) []profile {
 
 func (s *session) newGetTiers() *cobra.Command {
 	c := &cobra.Command{
-		Use: "tiers", Short: "The tiers in their order, and what stands in each", Args: cobra.NoArgs, Aliases: otherNames["tiers"],
+		Use: "tiers", Short: "The tiers in their order, and what stands in each", Args: cobra.NoArgs, Aliases: aliases["tiers"],
 		Example: "  sallyport get tiers -f manifests/\n  sallyport get tiers -o json",
 		RunE:    func(c *cobra.Command, _ []string) error { return s.getTiers(c.Context()) },
 	}

@@ -243,6 +243,14 @@ func (d *doors) meet(egress, destination, ingress, source int) int {
 	return n
 }
 
+// never is what no connection has: protocol 0, and port 0 of what has ports.
+var never = model.Union(
+	model.Interval{Last: model.PortKeyOf(0, 65535)},
+	model.Interval{First: model.PortKeyOf(model.TCP, 0), Last: model.PortKeyOf(model.TCP, 0)},
+	model.Interval{First: model.PortKeyOf(model.UDP, 0), Last: model.PortKeyOf(model.UDP, 0)},
+	model.Interval{First: model.PortKeyOf(model.SCTP, 0), Last: model.PortKeyOf(model.SCTP, 0)},
+)
+
 // transitions compares what passes both doors.
 func transitions(egress, ingress profile) []transition {
 	var sides [2][3]model.PortSet // by level
@@ -256,7 +264,7 @@ func transitions(egress, ingress profile) []transition {
 			if was == is {
 				continue
 			}
-			if ports := sides[0][was].Intersect(sides[1][is]); len(ports) > 0 {
+			if ports := sides[0][was].Intersect(sides[1][is]); len(ports.Subtract(never)) > 0 {
 				out = append(out, transition{was, is, ports})
 			}
 		}

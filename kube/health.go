@@ -21,7 +21,7 @@ type Health struct {
 	Policies bool      // it holds policies, or what they refer to
 	Absent   bool      // optional, and the cluster does not have it
 	Synced   bool      // it was listed whole at least once
-	Contact  time.Time // when the API server was last heard of it; zero: never
+	Contact  time.Time // when the API server was last heard of it; zero: never, or it is absent
 	Err      error     // why it cannot be read now; nil: it can
 	Since    time.Time // since when it cannot
 }
@@ -143,7 +143,7 @@ func (h *health) synced() {
 
 func (h *health) absent() {
 	h.mu.Lock()
-	h.now.Absent, h.now.Synced, h.now.Err, h.now.Since, h.now.Contact = true, false, nil, time.Time{}, time.Now()
+	h.now.Absent, h.now.Synced, h.now.Err, h.now.Since, h.now.Contact = true, false, nil, time.Time{}, time.Time{}
 	h.mu.Unlock()
 	h.stir()
 }

@@ -54,6 +54,7 @@ func load(ctx context.Context, cfg *rest.Config) (*state, []model.Problem, error
 		g.Go(func() error {
 			for ; r != nil; r = r.older {
 				errs[i] = w.load(ctx, &lister{resource: r, client: w.client, pool: w.pool, health: w.health[i], silence: w.pace.silence})
+				errs[i] = w.client.refused(ctx, r, errs[i])
 				if !apierrors.IsNotFound(errs[i]) {
 					break
 				}

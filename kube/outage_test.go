@@ -8,7 +8,7 @@ import (
 
 // patient waits for an hour for an API server that is away, if nobody wakes it.
 func patient() *pace {
-	return &pace{silence: time.Hour, backoff: time.Hour, refused: time.Millisecond, longest: time.Hour, probe: 5 * time.Millisecond, discover: time.Hour}
+	return &pace{silence: time.Hour, backoff: time.Hour, refused: time.Millisecond, longest: time.Hour, probe: 50 * time.Millisecond, discover: time.Hour}
 }
 
 func failing(w *Watcher) (n int) {
@@ -85,7 +85,7 @@ func TestOneResourceThatCannotBeRead(t *testing.T) {
 	s.broken[path] = true
 	f := following(t, s, patient())
 	eventually(t, func() bool { return failing(f.w) == 1 && s.count("LIST /readyz") == 1 })
-	time.Sleep(50 * time.Millisecond) // ten questions, were it asked on
+	time.Sleep(500 * time.Millisecond) // ten questions, were it asked on
 	if n, asked := s.count("LIST "+path)+s.count("WATCH "+path), s.count("LIST /readyz"); n != 1 || asked != 1 {
 		t.Errorf("it was asked for %d times, and the API server %d times whether it is ready", n, asked)
 	}

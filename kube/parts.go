@@ -96,7 +96,7 @@ func (s *state) hidden(o objectKey) bool {
 	if has(o.of.served, o.name) {
 		return true
 	}
-	if !o.of.prefixed() {
+	if p := s.objects[o.of].rows[o.key].value; !o.of.prefixed() || p == nil || len(p.Policies) > 0 && p.Policies[0].Tier != model.TierDefault {
 		return false
 	}
 	if name, ok := strings.CutPrefix(o.name, kubernetesPrefix); ok && o.of.gvr.Resource == networkPolicies.gvr.Resource && has(networkPolicies, name) {

@@ -163,7 +163,8 @@ func TestKindsAppearAndDisappear(t *testing.T) {
 	f.next()
 }
 
-// TestANotFoundInPassing: one answer is not enough to forget policies.
+// TestANotFoundInPassing: an API server that starts may not know a kind for a
+// moment. That is not enough to forget policies.
 func TestANotFoundInPassing(t *testing.T) {
 	speakToy(t)
 	s := world(t)
@@ -173,9 +174,9 @@ func TestANotFoundInPassing(t *testing.T) {
 	f := following(t, s, hurried())
 	f.next()
 	f.settle()
-	s.set(func() { s.notFoundOnce = pathOf(r) })
+	s.set(func() { s.notFound[pathOf(r)] = 2 })
 	s.cut()
-	eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.notFoundOnce == "" })
+	eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.notFound[pathOf(r)] == 0 })
 	f.nothing()
 	f.caughtUp()
 }
@@ -230,6 +231,10 @@ func TestBothFormsOfACalicoObjectAreOne(t *testing.T) {
 	s.put(served.name(), toyObject(served, "a", "default.p", toyParts(jsonObject{"app": "web"})))
 	expect("projectcalico.org/v3 ours.q, projectcalico.org/v3 ours.q#1, projectcalico.org/v3 p")
 	s.remove(served.name(), key{"a", "default.p"})
+	// In another tier it is just a name.
+	s.put(stored.name(), toyObject(stored, "a", "default.p", toyParts(jsonObject{"app": "other", "tier": "ours"})))
+	expect("crd.projectcalico.org/v1 default.p, projectcalico.org/v3 ours.q, projectcalico.org/v3 ours.q#1, projectcalico.org/v3 p")
+	s.put(stored.name(), toyObject(stored, "a", "default.p", toyParts(jsonObject{"app": "other"})))
 	// In another namespace it is another object.
 	s.put(stored.name(), toyObject(stored, "b", "ours.q", toyParts(jsonObject{"app": "web"})))
 	expect("crd.projectcalico.org/v1 ours.q, projectcalico.org/v3 ours.q, projectcalico.org/v3 ours.q#1, projectcalico.org/v3 p")
@@ -592,5 +597,24 @@ func TestEveryLanguageArrives(t *testing.T) {
 			t.Errorf("%d policies, tiers %v, sets %v", len(u.Cluster.Policies), u.Cluster.Tiers, u.Cluster.Sets)
 		}
 		f.caughtUp()
+	}
+}
+
+// TestKindsThatAreNeitherOursNorThere: who may not list a kind is told so
+// whether it is there or not.
+func TestKindsThatAreNeitherOursNorThere(t *testing.T) {
+	s := world(t)
+	for _, r := range languages {
+		s.forbidden[pathOf(r)] = r != networkPolicies
+	}
+	s.absent[pathOf(resourceNamed("ciliumnetworkpolicies"))] = false
+	_, problems, err := Load(context.Background(), s.config())
+	if err != nil || len(problems) != 1 || problems[0].Source.Kind != "ciliumnetworkpolicies" {
+		t.Errorf("problems %v, error %v", problems, err)
+	}
+	f := following(t, s, hurried())
+	f.next()
+	if said := Unread(f.w.Health()); len(said) != 1 || !strings.HasPrefix(said[0], "ciliumnetworkpolicies.cilium.io: ") {
+		t.Errorf("says %q", said)
 	}
 }

@@ -2,11 +2,13 @@ package kube
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -67,7 +69,10 @@ var definitions = []*resource{
 func definition(group, name string) *resource {
 	return &resource{
 		gvr: schema.GroupVersionResource{Group: group, Version: "v1", Resource: name}, via: asMetadata, optional: true,
-		trim:  trimmed(func(_ *pool, o *metav1.PartialObjectMetadata) *string { return &o.ResourceVersion }),
+		trim: trimmed(func(_ *pool, o *metav1.PartialObjectMetadata) *string {
+			version := o.ResourceVersion // not the object, which may be large
+			return &version
+		}),
 		shelf: func(s *state) shelf { return s.definitions },
 	}
 }
@@ -185,6 +190,27 @@ func newClient(given *rest.Config) (*client, error) {
 // ready asks the API server whether it is.
 func (c *client) ready(ctx context.Context) error {
 	return c.typed[corev1.SchemeGroupVersion].Get().AbsPath("/readyz").MaxRetries(0).Do(ctx).Error()
+}
+
+// refused is the error of a list of the resource. Who may not list a resource
+// is told so whether it is there or not; that everybody may ask.
+func (c *client) refused(ctx context.Context, r *resource, err error) error {
+	if !r.optional || !apierrors.IsForbidden(err) {
+		return err
+	}
+	none := apierrors.NewNotFound(r.gvr.GroupResource(), "")
+	text, e := c.typed[corev1.SchemeGroupVersion].Get().AbsPath("/apis", r.gvr.Group, r.gvr.Version).SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Raw()
+	if apierrors.IsNotFound(e) {
+		return none
+	}
+	var served metav1.APIResourceList
+	if e != nil || json.Unmarshal(text, &served) != nil {
+		return err
+	}
+	if slices.ContainsFunc(served.APIResources, func(x metav1.APIResource) bool { return x.Name == r.gvr.Resource }) {
+		return err
+	}
+	return none
 }
 
 // close lets go of connections that no request uses.

@@ -33,28 +33,28 @@ type jsonObject = map[string]any
 // and protobuf, pages, streams lists if told to, and misbehaves on request.
 type server struct {
 	*httptest.Server
-	mu           sync.Mutex
-	changed      *sync.Cond
-	version      int
-	objects      map[string]map[key]jsonObject // by path
-	events       map[string][]serverEvent
-	compacted    int // events up to this version are forgotten
-	epoch        int // watches of an earlier epoch are cut off
-	pages        map[string][]jsonObject
-	streams      bool // understands sendInitialEvents
-	hangs        bool // answers nothing
-	away         bool // refuses every request
-	down         bool // there is no server: the connection is refused
-	unready      bool // answers, but says that it is not ready
-	held         bool // watches deliver nothing for now
-	absent       map[string]bool
-	forbidden    map[string]bool
-	broken       map[string]bool                         // by path: what is behind the API server is away
-	prunes       string                                  // by path: objects whose status has no conditions
-	notFoundOnce string                                  // by path: the next answer says that it does not exist
-	muddle       func(batch []serverEvent) []serverEvent // what a watch delivers instead
-	requests     map[string]int                          // "LIST /api/v1/pods"
-	stop         chan struct{}
+	mu        sync.Mutex
+	changed   *sync.Cond
+	version   int
+	objects   map[string]map[key]jsonObject // by path
+	events    map[string][]serverEvent
+	compacted int // events up to this version are forgotten
+	epoch     int // watches of an earlier epoch are cut off
+	pages     map[string][]jsonObject
+	streams   bool // understands sendInitialEvents
+	hangs     bool // answers nothing
+	away      bool // refuses every request
+	down      bool // there is no server: the connection is refused
+	unready   bool // answers, but says that it is not ready
+	held      bool // watches deliver nothing for now
+	absent    map[string]bool
+	forbidden map[string]bool
+	broken    map[string]bool                         // by path: what is behind the API server is away
+	prunes    string                                  // by path: objects whose status has no conditions
+	notFound  map[string]int                          // by path: how many answers more say that it does not exist
+	muddle    func(batch []serverEvent) []serverEvent // what a watch delivers instead
+	requests  map[string]int                          // "LIST /api/v1/pods"
+	stop      chan struct{}
 }
 
 type serverEvent struct {
@@ -69,7 +69,7 @@ func startServer(t *testing.T) *server {
 	t.Helper()
 	s := &server{
 		version: 1, objects: map[string]map[key]jsonObject{}, events: map[string][]serverEvent{}, pages: map[string][]jsonObject{},
-		absent: map[string]bool{}, forbidden: map[string]bool{}, broken: map[string]bool{}, requests: map[string]int{}, stop: make(chan struct{}),
+		absent: map[string]bool{}, forbidden: map[string]bool{}, broken: map[string]bool{}, notFound: map[string]int{}, requests: map[string]int{}, stop: make(chan struct{}),
 	}
 	for _, r := range languages {
 		for ; r != nil && r != networkPolicies; r = r.older {
@@ -225,13 +225,14 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	verb := map[bool]string{false: "LIST ", true: "WATCH "}[watching]
 	s.requests[verb+r.URL.Path]++
 	hangs, away, absent, forbidden, streams, compacted := s.hangs, s.away, s.absent[r.URL.Path], s.forbidden[r.URL.Path], s.streams, s.compacted
-	if s.notFoundOnce == r.URL.Path {
-		absent, s.notFoundOnce = true, ""
+	if s.notFound[r.URL.Path] > 0 {
+		absent = true
+		s.notFound[r.URL.Path]--
 	}
 	away = away || s.broken[r.URL.Path] || s.unready && r.URL.Path == "/readyz"
 	s.mu.Unlock()
 	from, _ := strconv.Atoi(q.Get("resourceVersion"))
-	if s.one(w, r) {
+	if s.one(w, r) || s.discovery(w, r) {
 		return
 	}
 	switch {
@@ -244,10 +245,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	case r.URL.Path == "/readyz":
 		fmt.Fprint(w, "ok")
-	case absent:
-		status(w, 404, "NotFound", "the server could not find the requested resource")
 	case forbidden:
 		status(w, 403, "Forbidden", "User \"system:serviceaccount:kube-system:sallyport\" cannot list")
+	case absent:
+		status(w, 404, "NotFound", "the server could not find the requested resource")
 	case !watching:
 		s.list(w, r)
 	case q.Get("sendInitialEvents") == "true" && !streams:
@@ -257,6 +258,24 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.watch(w, r, from)
 	}
+}
+
+// discovery says which resources a group has; everybody may ask.
+func (s *server) discovery(w http.ResponseWriter, r *http.Request) bool {
+	if !strings.HasPrefix(r.URL.Path, "/apis/") || strings.Count(r.URL.Path, "/") != 3 {
+		return false
+	}
+	list := []jsonObject{}
+	for _, x := range resources {
+		for ; x != nil; x = x.older {
+			if path.Dir(pathOf(x)) == r.URL.Path && !s.missing(x) {
+				list = append(list, jsonObject{"name": x.gvr.Resource})
+			}
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(jsonObject{"kind": "APIResourceList", "apiVersion": "v1", "resources": list})
+	return true
 }
 
 // one answers what is about a single object: reading it, or patching its status.

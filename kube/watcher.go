@@ -187,20 +187,23 @@ const pageSize = 500
 
 // discover waits until the cluster has the resource, and returns it in the
 // version that is served; nil: the context ended. What was read of one that is
-// not there is dropped.
+// not there, and is not there a moment later either, is dropped.
 func (w *Watcher) discover(ctx context.Context, r *resource, h *health, told <-chan struct{}) *resource {
 	var eager time.Time // until when it is expected to come
+	gone := !h.state().Synced
 	for {
 		found, err := w.find(ctx, r, h)
 		wait := w.pace.longest
 		switch {
 		case err == nil:
 			return found
-		case apierrors.IsNotFound(err):
+		case apierrors.IsNotFound(err) && gone:
 			w.drop(r, h)
 			if wait = w.pace.refused; time.Now().After(eager) {
 				wait = w.looks()
 			}
+		case apierrors.IsNotFound(err):
+			gone, wait = true, w.pace.refused
 		}
 		select {
 		case <-ctx.Done():
@@ -218,6 +221,7 @@ func (w *Watcher) find(ctx context.Context, r *resource, h *health) (*resource, 
 		ask, cancel := context.WithTimeout(ctx, w.pace.silence)
 		defer cancel()
 		list, err := w.client.list(ask, r, metav1.ListOptions{Limit: 1})
+		err = w.client.refused(ask, r, err)
 		if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 			h.failed("list", err)
 		}

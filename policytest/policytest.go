@@ -22,6 +22,7 @@ type Case struct {
 	From, To Side
 	Ports    []Port // none: every protocol and port
 	Allow    bool
+	Isolated bool // From is everybody but To, and nodes: nobody of them may reach it
 	Source   model.Source
 }
 
@@ -61,20 +62,71 @@ func Decode(o field.Object) ([]Case, []model.Problem) {
 		if !c.Mapping() {
 			continue
 		}
-		k := decodeCase(c)
-		k.Test = o.Source.Name
-		if k.Name == "" {
-			k.Name = fmt.Sprintf("case %d: %s to %s", i+1, k.From.Text, k.To.Text)
+		for _, k := range decodeCase(c) {
+			k.Test = o.Source.Name
+			switch {
+			case k.Name == "" && k.Isolated:
+				k.Name = fmt.Sprintf("case %d: nobody else to %s", i+1, k.To.Text)
+			case k.Name == "":
+				k.Name = fmt.Sprintf("case %d: %s to %s", i+1, k.From.Text, k.To.Text)
+			}
+			out = append(out, k)
 		}
-		out = append(out, k)
 	}
 	spec.Done()
 	return out, p.List
 }
 
-func decodeCase(c field.Cursor) Case {
+// decodeCase reads one case: several, if from or to are lists.
+func decodeCase(c field.Cursor) []Case {
 	k := Case{Source: c.Source(), Name: c.Field("name").String()}
-	k.From, k.To = decodeSide(c.Field("from")), decodeSide(c.Field("to"))
+	from, to := c.Field("from"), decodeSides(c.Field("to"))
+	k.decodePorts(c)
+	k.Isolated = c.Field("expect").Value() == "isolated"
+	if !k.Isolated {
+		out := product(k, decodeSides(from), to)
+		c.Done()
+		return out
+	}
+	if from.Present() {
+		from.Error("may not stand beside expect: isolated", "it is everybody who is not in to")
+	}
+	c.Done()
+	return product(k, []Side{{Text: "everybody else"}}, to)
+}
+
+// product is the case for every pair of sides.
+func product(k Case, from, to []Side) []Case {
+	var out []Case
+	for _, f := range from {
+		for _, t := range to {
+			x := k
+			x.From, x.To = f, t
+			if k.Name != "" && len(from)*len(to) > 1 {
+				x.Name = fmt.Sprintf("%s: %s to %s", k.Name, f.Text, t.Text)
+			}
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+func decodeSides(c field.Cursor) []Side {
+	if !c.IsList() {
+		return []Side{decodeSide(c)}
+	}
+	var out []Side
+	for _, i := range c.Items() {
+		out = append(out, decodeSide(i))
+	}
+	if len(out) == 0 {
+		c.Error("is an empty list", "a pod as namespace/name, an IP, external, node, or {namespace: …, pod: …}")
+	}
+	return out
+}
+
+// decodePorts reads the ports of a case and what it expects.
+func (k *Case) decodePorts(c field.Cursor) {
 	protocol := model.TCP
 	if p := c.Field("protocol"); p.Present() {
 		var ok bool
@@ -96,12 +148,10 @@ func decodeCase(c field.Cursor) Case {
 	switch e := c.Field("expect"); e.String() {
 	case "allow":
 		k.Allow = true
-	case "deny":
+	case "deny", "isolated":
 	default:
-		e.Error("must be allow or deny, not \""+e.Value()+"\"", "")
+		e.Error("must be allow, deny or isolated, not \""+e.Value()+"\"", "")
 	}
-	c.Done()
-	return k
 }
 
 func (k *Case) addPort(c field.Cursor, protocol model.Protocol) {
@@ -268,6 +318,10 @@ func Expand(m *engine.Matrix, c *Case) ([]Check, error) {
 }
 
 func (c *Case) sides(m *engine.Matrix) (from, to []engine.Party, err error) {
+	if c.Isolated {
+		to, err = c.To.Parties(m, nil)
+		return others(m, to), to, err
+	}
 	if c.From.Node {
 		if to, err = c.To.Parties(m, nil); err != nil {
 			return nil, nil, err
@@ -280,6 +334,25 @@ func (c *Case) sides(m *engine.Matrix) (from, to []engine.Party, err error) {
 	}
 	to, err = c.To.Parties(m, from)
 	return from, to, err
+}
+
+// others is every pod with an address of its own that is not among the
+// parties, and everybody outside.
+func others(m *engine.Matrix, parties []engine.Party) []engine.Party {
+	in := map[*model.Endpoint]bool{}
+	for _, p := range parties {
+		in[p.Endpoint] = true
+	}
+	var out []engine.Party
+	for _, e := range m.Endpoints() {
+		if !in[e] && !e.HostNetwork {
+			out = append(out, engine.Party{Endpoint: e})
+		}
+	}
+	for _, a := range m.Outside() {
+		out = append(out, engine.Party{Addr: a})
+	}
+	return out
 }
 
 // skip leaves out pairs that the case cannot mean: a pod and itself where a

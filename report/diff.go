@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/diff"
@@ -106,35 +105,48 @@ func conclusion(d *diff.Diff) string {
 	}[d.Relation()] + "; " + pods
 }
 
-func diffJSON(w io.Writer, d *diff.Diff) error {
-	type change struct {
-		Source      string      `json:"source"`
-		Destination string      `json:"destination"`
-		Connections string      `json:"connections"`
-		Was         diff.Level  `json:"was"`
-		Is          diff.Level  `json:"is"`
-		Family      diff.Family `json:"family,omitempty"` // 4 or 6; left out: all
+// Difference is a comparison in the form of `diff -o json`.
+type Difference struct {
+	Relation     diff.Relation  `json:"relation"`
+	Opens        []ChangedFlows `json:"opens"`
+	Closes       []ChangedFlows `json:"closes"`
+	Removed      []string       `json:"removed"`
+	Added        []string       `json:"added"`
+	ComparedPods int            `json:"comparedPods"`
+}
+
+// ChangedFlows is connections of a Difference.
+type ChangedFlows struct {
+	Source      string      `json:"source"`
+	Destination string      `json:"destination"`
+	Connections string      `json:"connections"`
+	Was         diff.Level  `json:"was"`
+	Is          diff.Level  `json:"is"`
+	Family      diff.Family `json:"family,omitempty"` // 4 or 6; left out: all
+}
+
+// NewDifference puts a comparison into words. Nothing is an empty list.
+func NewDifference(d *diff.Diff) Difference {
+	out := Difference{
+		Relation: d.Relation(), Opens: []ChangedFlows{}, Closes: []ChangedFlows{},
+		Removed: append([]string{}, d.Removed...), Added: append([]string{}, d.Added...), ComparedPods: d.Compared,
 	}
-	out := struct {
-		Relation     diff.Relation `json:"relation"`
-		Opens        []change      `json:"opens"`
-		Closes       []change      `json:"closes"`
-		Removed      []string      `json:"removed"`
-		Added        []string      `json:"added"`
-		ComparedPods int           `json:"comparedPods"`
-	}{d.Relation(), []change{}, []change{}, slices.Concat([]string{}, d.Removed), slices.Concat([]string{}, d.Added), d.Compared}
 	for _, c := range d.Changes {
-		x := change{c.From.Name, c.To.Name, c.Ports.String(), c.Was, c.Is, c.Family}
+		x := ChangedFlows{c.From.Name, c.To.Name, c.Ports.String(), c.Was, c.Is, c.Family}
 		if c.Opens() {
 			out.Opens = append(out.Opens, x)
 		} else {
 			out.Closes = append(out.Closes, x)
 		}
 	}
+	return out
+}
+
+func diffJSON(w io.Writer, d *diff.Diff) error {
 	buffered := bufio.NewWriter(w)
 	enc := json.NewEncoder(buffered)
 	enc.SetIndent("", "  ")
-	if err := enc.Encode(out); err != nil {
+	if err := enc.Encode(NewDifference(d)); err != nil {
 		return err
 	}
 	return buffered.Flush()

@@ -4,6 +4,7 @@ module github.com/sallyport-dev/sallyport/deploy/crdtest
 go 1.26.0
 
 require (
+	github.com/google/go-cmp v0.7.0
 	github.com/sallyport-dev/sallyport v0.0.0
 	k8s.io/apiextensions-apiserver v0.37.2
 	k8s.io/apimachinery v0.37.2

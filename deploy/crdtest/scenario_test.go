@@ -10,18 +10,25 @@ import (
 
 // beyond are the scenarios whose errors no schema can find, and why.
 var beyond = map[string]string{
-	"invalid-cilium-http-of-any":           "the protocol of every port depends on the rules beside the ports",
-	"invalid-cilium-http-pattern":          "whether a text is a regular expression",
-	"invalid-cilium-port-of-gre":           "the port depends on the protocol; Cilium's own definition does not look either",
-	"invalid-cilium-server-names-and-http": "the names depend on the rules and the TLS beside them",
-	"invalid-cilium-two-peers":             "lists of which only one may have items, of six and eight",
+	"calico-tier-unknown":                              "whether a tier exists no schema knows",
+	"invalid-calico-namespace-selector-of-the-subject": "schemas do not read selectors",
+	"invalid-calico-selector-of-the-subject":           "schemas do not read selectors",
+	"invalid-calico-selectors-of-peers":                "schemas do not read selectors",
+	"invalid-calico-source-ports":                      "source ports are valid, but not enforced",
+	"invalid-cilium-http-of-any":                       "the protocol of every port depends on the rules beside the ports",
+	"invalid-cilium-http-pattern":                      "whether a text is a regular expression",
+	"invalid-cilium-port-of-gre":                       "the port depends on the protocol; Cilium's own definition does not look either",
+	"invalid-cilium-server-names-and-http":             "the names depend on the rules and the TLS beside them",
+	"invalid-cilium-two-peers":                         "lists of which only one may have items, of six and eight",
 }
 
 // understood are the scenarios with a form that no vendor's definition takes,
 // and that is understood in files all the same.
 var understood = map[string]string{
+	"calico-tutorial-payment-service":      "an article's spellings of Calico's fields",
 	"cilium-peers-spiffe-id":               "a SPIFFE ID is no label's value",
 	"cilium-tutorial-http-header-unquoted": "a header is a text, and not a mapping",
+	"tutorial-other-dialects":              "an article's spellings of Calico's fields",
 }
 
 // TestScenarios has the API server create the policies of every scenario: what
