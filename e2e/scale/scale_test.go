@@ -212,7 +212,7 @@ func testRestart(t *testing.T, a *Agent, open *Ear) {
 		ready.Round(time.Millisecond), after.Round(time.Millisecond), h.Packets, h.Silence.Round(time.Millisecond), u.Peak/mb)
 	// A quiet agent has forgotten what is gone.
 	t.Logf("%d identities before the restart, %d after it", before.Identities, u.Identities)
-	if 2*before.Identities > 3*u.Identities+600 {
+	if 8*before.Identities > 9*u.Identities+8*200 {
 		t.Errorf("%d identities before the restart, and %d after it", before.Identities, u.Identities)
 	}
 	if after > wantInSync {
