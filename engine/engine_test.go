@@ -115,3 +115,20 @@ func TestApplyChangesOnlyWhatIsTouched(t *testing.T) {
 		t.Errorf("api to web after the policy went: %+v", v)
 	}
 }
+
+// The address that stands for a prefix is not one that a node happens to have.
+func TestOutsideIsFoundBesideNodes(t *testing.T) {
+	block := netip.MustParsePrefix("172.30.0.0/24")
+	c := &model.Cluster{
+		Nodes: []model.Node{{Name: "a", IPs: []netip.Addr{netip.MustParseAddr("172.30.0.0")}}, {Name: "b", IPs: []netip.Addr{netip.MustParseAddr("172.30.0.1")}}},
+		Policies: []*model.Policy{{Tier: model.TierDefault, Ingress: &model.Section{DefaultDeny: true, Rules: []model.Rule{
+			{AnyPort: true, Peers: []model.Peer{{Block: &model.IPBlock{CIDR: block}}}},
+		}}}},
+	}
+	for _, a := range Compile(c).Outside() {
+		if block.Contains(a) {
+			return
+		}
+	}
+	t.Error("nobody stands for " + block.String())
+}

@@ -169,18 +169,22 @@ var ordinary = []netip.Addr{
 	netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2600::1"),
 }
 
-// representative finds an address whose longest prefix the node is: it steps
-// over the node's children.
+// representative finds an address whose longest prefix the node is and that is
+// no machine's: it steps over the node's children.
 func (m *Matrix) representative(n *prefixNode) (netip.Addr, bool) {
 	for _, a := range ordinary {
-		if m.longest(a, a.BitLen()) == n {
+		if m.longest(a, a.BitLen()) == n && m.nodeOf[a] == "" {
 			return a, true
 		}
 	}
 	for a := n.prefix.Addr(); a.IsValid() && n.prefix.Contains(a); {
 		inner := m.longest(a, a.BitLen())
-		if inner == n {
+		if inner == n && m.nodeOf[a] == "" {
 			return a, true
+		}
+		if inner == n {
+			a = a.Next()
+			continue
 		}
 		for inner.parent != n {
 			inner = inner.parent

@@ -16,7 +16,7 @@ type termOp byte
 
 const (
 	termAllow    termOp = iota // may pass
-	termAllowL7                // may pass through the proxy only
+	termAllowL7                // may pass through the proxy, if nothing that follows lets them pass without; stays undecided
 	termDeny                   // may not
 	termPass                   // decided by a later tier
 	termLog                    // reported; stays undecided
@@ -203,6 +203,7 @@ func (m *Matrix) evaluatePart(terms []term, sets *[planes]bitset, first bool) {
 			allowed.or(share)
 		case termAllowL7:
 			conditional.or(share)
+			continue
 		case termPass:
 			passed.or(share)
 		case termLog:
@@ -221,6 +222,7 @@ func (m *Matrix) evaluatePart(terms []term, sets *[planes]bitset, first bool) {
 	allowed.or(und)
 	allowed.grow(len(sets[planeAllow]))
 	allowed.clear(0)
+	conditional.andNot(allowed)
 	if first {
 		sets[planeAllow].or(allowed)
 		sets[planeConditional].or(conditional)
@@ -268,12 +270,13 @@ func (r *Row) passes(id int) bool {
 // decide walks the terms for one identity: termAllow, termAllowL7 or termDeny.
 func decide(terms []term, id int) (op termOp, logged bool) {
 	passed, undecided := false, true
+	deny := termDeny
 	for _, t := range terms {
 		switch t.op {
 		case termTierDeny:
 			undecided, passed = passed, false
 			if !undecided {
-				return termDeny, logged
+				return deny, logged
 			}
 			continue
 		case termTierPass:
@@ -286,8 +289,12 @@ func decide(terms []term, id int) (op termOp, logged bool) {
 		switch t.op {
 		case termLog:
 			logged = true
+		case termAllowL7:
+			deny = termAllowL7
 		case termPass:
 			passed, undecided = true, false
+		case termDeny:
+			return deny, logged
 		default:
 			return t.op, logged
 		}

@@ -134,14 +134,15 @@ func (m *Matrix) stages(c *class, d model.Direction, peer end, key model.PortKey
 	var out []Stage
 	walk := Stage{Said: Undecided}
 	pipeline, decided := 0, false
+	var condition *stepRule // that matched: what denies from there on does so unless it holds
 	for _, s := range steps(c.policies[d], d, false) {
 		switch s.op {
 		case termAnd:
-			pipeline, decided = pipeline+1, false
+			pipeline, decided, condition = pipeline+1, false, nil
 			continue
 		case termTierDeny, termTierPass:
 			if !decided {
-				out = append(out, walk.finish(s, pipeline))
+				out = append(out, walk.finish(s, pipeline, condition))
 				decided = out[len(out)-1].decides()
 			}
 			walk = Stage{Said: Undecided}
@@ -151,10 +152,15 @@ func (m *Matrix) stages(c *class, d model.Direction, peer end, key model.PortKey
 			continue
 		}
 		for _, r := range s.rules {
-			if m.ruleMatches(r.rule, c, d, peer, key) {
-				walk.take(s.op, r)
-				break
+			if !m.ruleMatches(r.rule, c, d, peer, key) {
+				continue
 			}
+			if s.op != termAllowL7 {
+				walk.take(s.op, r)
+			} else if condition == nil {
+				condition = &r
+			}
+			break
 		}
 	}
 	return out
@@ -166,12 +172,13 @@ func (s *Stage) take(op termOp, r stepRule) {
 		s.Logs = append(s.Logs, r.rule.Rule)
 		return
 	}
-	s.Said = map[termOp]Said{termAllow: SaidAllow, termAllowL7: SaidAllowL7, termDeny: SaidDeny, termPass: SaidPass}[op]
+	s.Said = map[termOp]Said{termAllow: SaidAllow, termDeny: SaidDeny, termPass: SaidPass}[op]
 	s.Policy, s.Rule = r.policy.Policy, r.rule.Rule
 }
 
-// finish is the stage at the end of its tier.
-func (s Stage) finish(end step, pipeline int) Stage {
+// finish is the stage at the end of its tier. A condition is a rule that
+// allows under one: what would be denied is then allowed under it.
+func (s Stage) finish(end step, pipeline int, condition *stepRule) Stage {
 	s.Tier, s.Pipeline = end.policies[0].Tier, pipeline
 	for _, p := range end.policies {
 		s.Policies = append(s.Policies, p.Policy)
@@ -181,6 +188,9 @@ func (s Stage) finish(end step, pipeline int) Stage {
 		if end.op == termTierDeny {
 			s.Said = EndDeny
 		}
+	}
+	if condition != nil && (s.Said == SaidDeny || s.Said == EndDeny) {
+		s.Said, s.Policy, s.Rule = SaidAllowL7, condition.policy.Policy, condition.rule.Rule
 	}
 	return s
 }

@@ -168,19 +168,21 @@ func (d door) walk(policies []*model.Policy) Said {
 	slices.SortFunc(names, func(a, b string) int {
 		return cmp.Or(last(a)-last(b), cmp.Compare(d.tierOf(a).Order, d.tierOf(b).Order), cmp.Compare(a, b))
 	})
+	shut := Shut // until a rule allows under conditions
 	for _, name := range names {
-		r := d.first(tiers[name])
+		r, condition := d.first(tiers[name])
+		if condition {
+			shut = Conditional
+		}
 		switch {
 		case r != nil && r.Action == model.Deny:
-			return Shut
-		case r != nil && r.Action == model.Allow && r.L7 != nil:
-			return Conditional
+			return shut
 		case r != nil && r.Action == model.Allow:
 			return Open
 		case r == nil && !d.tierOf(name).Pass:
 			for _, p := range tiers[name] {
 				if p.Section(d.direction).DefaultDeny {
-					return Shut
+					return shut
 				}
 			}
 		}
@@ -188,8 +190,9 @@ func (d door) walk(policies []*model.Policy) Said {
 	return Open
 }
 
-// first is the rule of a tier's policies that decides, or nil.
-func (d door) first(policies []*model.Policy) *model.Rule {
+// first is the rule of a tier's policies that decides, or nil, and whether a
+// rule before it allows under conditions: whoever does not meet them goes on.
+func (d door) first(policies []*model.Policy) (r *model.Rule, condition bool) {
 	sorted := slices.Clone(policies)
 	slices.SortStableFunc(sorted, func(a, b *model.Policy) int {
 		return cmp.Or(cmp.Compare(a.Order, b.Order), cmp.Compare(a.Source.Name, b.Source.Name),
@@ -202,36 +205,37 @@ func (d door) first(policies []*model.Policy) *model.Rule {
 				n++
 			}
 		}
-		var matched [4]*model.Rule // deny, pass, allow, allow under conditions
+		var matched [3]*model.Rule // deny, pass, allow
+		maybe := false
 		for _, p := range sorted[:n] {
 			for i := range p.Section(d.direction).Rules {
 				r := &p.Section(d.direction).Rules[i]
 				if r.Action == model.Log || !d.matches(r) {
 					continue
 				}
-				if p.Section(d.direction).Ordered {
-					return r
-				}
 				switch {
+				case r.Action == model.Allow && r.L7 != nil:
+					maybe = true
+				case p.Section(d.direction).Ordered:
+					return r, condition || maybe
 				case r.Action == model.Deny:
 					matched[0] = r
 				case r.Action == model.Pass:
 					matched[1] = r
-				case r.L7 == nil:
-					matched[2] = r
 				default:
-					matched[3] = r
+					matched[2] = r
 				}
 			}
 		}
 		for _, r := range matched {
 			if r != nil {
-				return r
+				return r, condition
 			}
 		}
+		condition = condition || maybe
 		sorted = sorted[n:]
 	}
-	return nil
+	return nil, condition
 }
 
 func (d door) matches(r *model.Rule) bool {
