@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"runtime/debug"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/datapath"
@@ -12,7 +13,8 @@ import (
 // for the sake of pods and policies that are gone is then one again.
 func refresh(m **engine.Matrix) {
 	c := (*m).Cluster()
-	*m = nil // the one before is of no use while the next one is made
+	*m = nil             // the one before is of no use while the next one is made,
+	debug.FreeOSMemory() // and would be in memory beside it
 	*m = engine.Compile(c)
 }
 

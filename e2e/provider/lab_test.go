@@ -217,6 +217,9 @@ func (l lab) start(pods ...*pod) {
 	l.t.Helper()
 	l.create(pods...)
 	l.wait(pods...)
+	for _, p := range pods {
+		l.state(p) // a container that has started may not have got to its socket yet
+	}
 }
 
 func (l lab) delete(p *pod) {
