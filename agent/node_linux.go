@@ -154,6 +154,7 @@ func (n *Node) Run(ctx context.Context) error {
 			case <-ctx.Done():
 				return nil
 			}
+			sleep(ctx, gather)
 		}
 	})
 	g.Go(func() error { return n.loop(ctx, updates) })
@@ -181,9 +182,14 @@ func (n *Node) close() {
 	_ = n.places.close()
 }
 
+// gather is how long changes are gathered after one was taken, while there are
+// many: to publish costs as much for one as for a few. A change that comes
+// alone does not wait.
+const gather = 20 * time.Millisecond
+
 // settleEvery is how often loop looks for what is still to be done: pods whose
 // device has not been found, and a publication that failed.
-const settleEvery = 50 * time.Millisecond
+const settleEvery = 100 * time.Millisecond
 
 // loop does one thing after the other. The context's end is its only end, but
 // for a kernel that cannot be enforced on at all.

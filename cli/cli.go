@@ -103,7 +103,7 @@ the same compiled matrix who reaches whom, and why or why not.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newMatrix(s), newExplain(s), newTest(s), newLint(s), newWhoCan(s), newDiff(s), newConvert(s), newGet(s), newStatus(s), newMonitor(s), newRelay(s), newVersion(s))
+	root.AddCommand(newMatrix(s), newExplain(s), newTest(s), newLint(s), newWhoCan(s), newDiff(s), newConvert(s), newRecommend(s), newCheck(s), newGet(s), newStatus(s), newMonitor(s), newRelay(s), newVersion(s))
 	root.AddCommand(platformCommands(s)...)
 	return root
 }

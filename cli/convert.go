@@ -16,8 +16,8 @@ import (
 	"github.com/sallyport-dev/sallyport/report"
 )
 
-// otherNames are other words for the languages.
-var otherNames = map[string]convert.Target{"kubernetes": convert.NetworkPolicy, "cnp": convert.ClusterNetworkPolicy}
+// otherLanguageNames are other words for the languages.
+var otherLanguageNames = map[string]convert.Target{"kubernetes": convert.NetworkPolicy, "cnp": convert.ClusterNetworkPolicy}
 
 func newConvert(s *session) *cobra.Command {
 	var to string
@@ -54,7 +54,7 @@ compare them for.`,
 
 func (s *session) convert(ctx context.Context, to string) error {
 	target := convert.Target(to)
-	if t, ok := otherNames[to]; ok {
+	if t, ok := otherLanguageNames[to]; ok {
 		target = t
 	}
 	if !target.Known() {

@@ -65,7 +65,7 @@ func cases(t *testing.T, standard uint64) uint64 {
 // TestNothingOpens converts policies of all kinds, tiers and vendors mixed.
 func TestNothingOpens(t *testing.T) {
 	equal, total := map[convert.Target]int{}, 0
-	for seed := range cases(t, 400) {
+	for seed := range cases(t, 150) {
 		cl := synth.NewChaos(seed).Cluster()
 		total++
 		for _, target := range convert.Targets {
@@ -89,7 +89,7 @@ func TestNothingOpens(t *testing.T) {
 func TestKubernetesGoesThereAndBack(t *testing.T) {
 	left := map[convert.Target]int{}
 	total := 0
-	for seed := range cases(t, 400) {
+	for seed := range cases(t, 150) {
 		cl, _, err := there(synth.NewChaos(3*seed+1).Cluster(), convert.NetworkPolicy)
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)

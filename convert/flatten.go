@@ -42,7 +42,7 @@ type item struct {
 // flatten works the policies of a direction into units.
 func (c *converter) flatten(d model.Direction) {
 	items := c.items(d)
-	walls := c.walls(items, d)
+	walls := wallsOf(items)
 	for _, w := range walls {
 		for _, s := range w.subjects {
 			c.isolate(w.policy, s, d)
@@ -53,10 +53,14 @@ func (c *converter) flatten(d model.Direction) {
 			c.allow(items[:i], &items[i], walls, d)
 		}
 	}
+	passing := map[string]bool{} // tiers
+	for i := range items {
+		passing[items[i].tier] = passing[items[i].tier] || items[i].action == model.Pass
+	}
 	for _, w := range walls {
 		// Whoever is denied something only may do all the rest; at the end of
 		// a tier, those who were passed on.
-		if !w.end || slices.ContainsFunc(items, func(x item) bool { return x.action == model.Pass && x.tier == w.tier }) {
+		if !w.end || passing[w.tier] {
 			rest := w
 			rest.action, rest.peers, rest.ports, rest.tier, rest.walled = model.Allow, []peer{{source: w.source}}, ports{any: true}, "", true
 			c.allow(items, &rest, walls, d)
@@ -64,12 +68,12 @@ func (c *converter) flatten(d model.Direction) {
 	}
 }
 
-// walls are the items that isolate somebody in what is written, each policy's
+// wallsOf lists the items that isolate somebody in what is written, each policy's
 // subjects once: the ends of tiers, and denials.
-func (c *converter) walls(items []item, d model.Direction) []item {
+func wallsOf(items []item) []item {
 	var out []item
 	for _, x := range items {
-		if x.end || x.action == model.Deny && !c.walled(x, out) {
+		if x.end || x.action == model.Deny && !walled(x, out) {
 			out = append(out, x)
 		}
 	}
@@ -78,7 +82,8 @@ func (c *converter) walls(items []item, d model.Direction) []item {
 	})
 }
 
-func (c *converter) walled(x item, walls []item) bool {
+// walled says whether one of the walls isolates all subjects of the item.
+func walled(x item, walls []item) bool {
 	return slices.ContainsFunc(walls, func(o item) bool { return within(x.subjects, o.subjects) })
 }
 

@@ -34,7 +34,7 @@ func (c *converter) namespaces(u *unit, conditions clause) []string {
 	}
 	var out []string
 	for _, n := range c.cluster.Namespaces {
-		if model.Selector(model.And(conditions...)).Matches(n.Labels) {
+		if model.And(conditions...).Matches(n.Labels) {
 			out = append(out, n.Name)
 		}
 	}
@@ -55,6 +55,10 @@ func (c *converter) networkRules(rules []rule, d model.Direction, namespace stri
 	out := []mapping{}
 	for _, r := range rules {
 		m := mapping{}
+		ports := c.networkPorts(r)
+		if len(ports) == 0 && !r.ports.any {
+			continue
+		}
 		if !slices.ContainsFunc(r.peers, func(p peer) bool { return p.kind == anyone }) {
 			peers := c.networkPeers(r.peers, d, namespace)
 			if len(peers) == 0 {
@@ -63,10 +67,6 @@ func (c *converter) networkRules(rules []rule, d model.Direction, namespace stri
 			m = m.with(map[model.Direction]string{model.Ingress: "from", model.Egress: "to"}[d], peers)
 		}
 		if !r.ports.any {
-			ports := c.networkPorts(r)
-			if len(ports) == 0 {
-				continue
-			}
 			m = m.with("ports", ports)
 		}
 		out = append(out, m)

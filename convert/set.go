@@ -1,6 +1,10 @@
 package convert
 
-import "github.com/sallyport-dev/sallyport/model"
+import (
+	"strings"
+
+	"github.com/sallyport-dev/sallyport/model"
+)
 
 // setPeers is the prefixes of the address sets that the selector selects, as
 // they are now.
@@ -29,11 +33,11 @@ func (c *converter) selectsSet(s *model.SetSelector, set *model.AddressSet) bool
 	}
 	labels := c.namespaceLabels(set.Namespace)
 	return s.Namespaces.Matches(labels) && s.Labels.Match(func(key string) (string, bool) {
-		switch {
-		case key == model.NamespaceName:
+		if key == model.NamespaceName {
 			return set.Namespace, set.Namespace != ""
-		case len(key) > len(model.NamespaceLabels) && key[:len(model.NamespaceLabels)] == model.NamespaceLabels:
-			v, ok := labels[key[len(model.NamespaceLabels):]]
+		}
+		if label, ok := strings.CutPrefix(key, model.NamespaceLabels); ok {
+			v, ok := labels[label]
 			return v, ok && set.Namespace != ""
 		}
 		v, ok := set.Labels[key]

@@ -2,6 +2,8 @@ package convert
 
 import (
 	"bytes"
+	"fmt"
+	"regexp"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -14,20 +16,49 @@ type entry struct {
 	value any
 }
 
-// MarshalYAML makes the mapping a node.
-func (m mapping) MarshalYAML() (any, error) {
-	n := &yaml.Node{Kind: yaml.MappingNode}
-	for _, e := range m {
-		var key, value yaml.Node
-		if err := key.Encode(e.key); err != nil {
-			return nil, err
+// node is the value as YAML has it. Values are mappings, lists of them or of
+// strings, strings, and numbers.
+func node(v any) *yaml.Node {
+	switch v := v.(type) {
+	case mapping:
+		n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+		for _, e := range v {
+			n.Content = append(n.Content, node(e.key), node(e.value))
 		}
-		if err := value.Encode(e.value); err != nil {
-			return nil, err
+		if len(v) == 0 {
+			n.Style = yaml.FlowStyle
 		}
-		n.Content = append(n.Content, &key, &value)
+		return n
+	case []mapping:
+		return sequence(v)
+	case []string:
+		return sequence(v)
+	case []any:
+		return sequence(v)
+	case string:
+		return text(v)
 	}
-	return n, nil
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!int", Value: fmt.Sprint(v)}
+}
+
+func sequence[T any](list []T) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq"}
+	for _, v := range list {
+		n.Content = append(n.Content, node(v))
+	}
+	return n
+}
+
+// misread are strings that older readers of YAML take for booleans or for
+// numbers to the base of 60.
+var misread = regexp.MustCompile(`^(?i:y|yes|n|no|on|off|[-+]?[0-9][0-9_]*(:[0-9]+)+)$`)
+
+func text(s string) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
+	if misread.MatchString(s) {
+		n.Style = yaml.DoubleQuotedStyle
+	}
+	return n
 }
 
 // with is the mapping with one more entry.
@@ -42,7 +73,7 @@ func encode(objects []mapping) ([]byte, error) {
 	enc := yaml.NewEncoder(&out)
 	enc.SetIndent(2)
 	for _, o := range objects {
-		if err := enc.Encode(o); err != nil {
+		if err := enc.Encode(node(o)); err != nil {
 			return nil, err
 		}
 	}

@@ -196,7 +196,7 @@ func check(seed uint64) error {
 }
 
 func TestChangesAreThoseOfTheReference(t *testing.T) {
-	cases := uint64(5000)
+	cases := uint64(2000)
 	if text := os.Getenv("SALLYPORT_CASES"); text != "" {
 		n, err := strconv.ParseUint(text, 10, 64)
 		if err != nil {

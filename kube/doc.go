@@ -8,6 +8,11 @@
 // fields that they do not know: they are decoded by package dialect, as
 // strictly as files are.
 //
+// Kinds of policies may come and go while a Watcher runs. What one object of a
+// policy language stands for is kept as one, its parts; a stored and a served
+// form of one object count once. Two things are written: a node's state by its
+// [Reporter], and the status of policies by the [StatusWriter] whose turn it is.
+//
 // client-go's reflectors do the listing and watching, one goroutine per
 // resource, started by Run; they share one state behind one lock. What Next
 // and Snapshot return is immutable and belongs to everybody. The tests run

@@ -80,6 +80,9 @@ func (w *StatusWriter) Run(ctx context.Context) error {
 		if !pause(ctx, wait/2+rand.N(wait), nil) {
 			return nil
 		}
+		if nodes == 0 {
+			continue // not listed yet: everybody would think that it is them
+		}
 		mine, err := w.isMine(ctx, earlier)
 		if err == nil && mine {
 			err = w.write(ctx, nodes)

@@ -99,7 +99,7 @@ func TestStatusOfPolicies(t *testing.T) {
 	patch := "PATCH " + pathOf(r) + "/good/status"
 	n := s.count(patch)
 	time.Sleep(100 * time.Millisecond)
-	if now := s.count(patch); now != n || n > 5 {
+	if now := s.count(patch); now != n || n > 10 {
 		t.Errorf("%d patches, and %d without a reason", n, now-n)
 	}
 

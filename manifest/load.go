@@ -10,6 +10,7 @@ package manifest
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +31,7 @@ import (
 type Options struct {
 	Nodes     int            // nodes to make up where the input has no Node; 0 is 1
 	DualStack bool           // also give IPv6 addresses
+	Namespace string         // of objects without one; "" is default
 	PodRanges []netip.Prefix // default 10.244.0.0/14 and, with DualStack, fd00:10:244::/48
 }
 
@@ -176,7 +178,7 @@ func namespaced(kind string) bool {
 func (l *loader) object(o field.Object) {
 	placed := o.Source.Namespace != "" || !namespaced(o.Source.Kind)
 	if !placed {
-		o.Source.Namespace = "default"
+		o.Source.Namespace = cmp.Or(l.opts.Namespace, "default")
 	}
 	if o.Source.APIVersion == "sallyport.dev/v1alpha1" && o.Source.Kind == "PolicyTest" {
 		l.tests = append(l.tests, o)

@@ -117,7 +117,7 @@ spec:
     - {port: "80"}
     - {port: 80, protocol: tcp}
 ---
-apiVersion: projectcalico.org/v3
+apiVersion: crd.antrea.io/v1beta1
 kind: NetworkPolicy
 metadata: {name: calico}
 spec: {}
@@ -139,7 +139,7 @@ metadata: [broken
 		`spec.ingress[1].ports[3].port: "80" is no valid port name (a number in quotes`,
 		`spec.ingress[1].ports[4].protocol: unknown protocol "tcp"`,
 		`spec.policyTypes[0]: unknown policy type "ingress"`,
-		`projectcalico.org/v3 NetworkPolicy is not understood`,
+		`crd.antrea.io/v1beta1 NetworkPolicy is not understood`,
 		`cannot be parsed`,
 	}
 	var all []string

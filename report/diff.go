@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/diff"
@@ -130,7 +129,7 @@ type ChangedFlows struct {
 func NewDifference(d *diff.Diff) Difference {
 	out := Difference{
 		Relation: d.Relation(), Opens: []ChangedFlows{}, Closes: []ChangedFlows{},
-		Removed: slices.Concat([]string{}, d.Removed), Added: slices.Concat([]string{}, d.Added), ComparedPods: d.Compared,
+		Removed: append([]string{}, d.Removed...), Added: append([]string{}, d.Added...), ComparedPods: d.Compared,
 	}
 	for _, c := range d.Changes {
 		x := ChangedFlows{c.From.Name, c.To.Name, c.Ports.String(), c.Was, c.Is, c.Family}

@@ -161,7 +161,7 @@ func (d Door) text(w io.Writer, p Paint, name string) {
 	fmt.Fprintf(w, "  %s  %s: %s\n", p.Verdict(d.Verdict), name, reasons[d.Reason])
 	if d.Rule != nil {
 		fmt.Fprintf(w, "        decided by %s\n", d.Rule)
-	} else if len(d.Policies) > 0 {
+	} else if d.Reason == string(engine.DefaultDeny) || d.Reason == string(engine.UnknownPeer) && len(d.Policies) > 0 {
 		fmt.Fprintf(w, "        isolated by %s\n", strings.Join(d.Policies, ", "))
 	}
 	for i, t := range d.Tiers {

@@ -28,6 +28,7 @@ var understood = map[string]string{
 	"calico-tutorial-payment-service":      "an article's spellings of Calico's fields",
 	"cilium-peers-spiffe-id":               "a SPIFFE ID is no label's value",
 	"cilium-tutorial-http-header-unquoted": "a header is a text, and not a mapping",
+	"tutorial-other-dialects":              "an article's spellings of Calico's fields",
 }
 
 // TestScenarios has the API server create the policies of every scenario: what

@@ -39,6 +39,7 @@ var Decoders = map[[2]string]func(field.Object) (model.Parts, []model.Problem){
 type decoder struct {
 	source    model.Source
 	namespace string // of the policy; "" for a clusterwide one
+	unscoped  bool   // the rule's subject names the label of pods that are starting, which have no namespace yet
 	problems  *field.Problems
 	policies  []*model.Policy
 }

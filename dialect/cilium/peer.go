@@ -127,7 +127,7 @@ func (d *decoder) scope(s selector, c field.Cursor) selector {
 	labels := s.mentions(func(r requirement) bool { return r.isPod() && strings.HasPrefix(r.key, namespaceLabelsKey) })
 	implied := requirement{source: "k8s", key: namespaceKey, at: c}
 	switch {
-	case namespace:
+	case namespace, d.namespace == "" && d.unscoped:
 	case d.namespace == "":
 		implied.op = model.SelectExists
 		s = append(s, implied)

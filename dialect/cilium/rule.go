@@ -115,6 +115,7 @@ func (d *decoder) misspelt(c field.Cursor, p *model.Policy) {
 func (d *decoder) subject(c field.Cursor) model.EndpointSelector {
 	pods, nodes := c.Field("endpointSelector"), c.Field("nodeSelector")
 	all := model.EndpointSelector{Namespace: d.namespace}
+	d.unscoped = false
 	switch {
 	case pods.Present() && nodes.Present():
 		c.Error("endpointSelector and nodeSelector exclude each other", "write two rules in specs")
@@ -134,6 +135,7 @@ func (d *decoder) subject(c field.Cursor) model.EndpointSelector {
 	if !ok {
 		return all
 	}
+	d.unscoped = s.mentions(func(r requirement) bool { return r.isReserved() && r.key == "init" })
 	return d.scopeSubject(s, pods)
 }
 

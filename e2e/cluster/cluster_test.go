@@ -17,7 +17,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	clustertest.Main(m, cluster.Options{CNI: os.Getenv("SALLYPORT_E2E_CNI")})
+	clustertest.Main(m, clustertest.Options())
 }
 
 // pod is a server on a node, behind a Service of its own.

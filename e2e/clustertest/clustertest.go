@@ -1,7 +1,7 @@
 // Package clustertest gives a package's tests one cluster: it starts in
 // TestMain, and is removed when the tests have ended.
 //
-//	func TestMain(m *testing.M) { clustertest.Main(m, cluster.Options{}) }
+//	func TestMain(m *testing.M) { clustertest.Main(m, clustertest.Options()) }
 //
 //	func TestX(t *testing.T) { c := clustertest.Cluster(t); ... }
 //
@@ -23,6 +23,12 @@ import (
 )
 
 var shared *cluster.Cluster
+
+// Options are those of the cluster that the environment asks for: its CNI by
+// SALLYPORT_E2E_CNI, addresses of both families by SALLYPORT_E2E_DUAL.
+func Options() cluster.Options {
+	return cluster.Options{CNI: os.Getenv("SALLYPORT_E2E_CNI"), Dual: os.Getenv("SALLYPORT_E2E_DUAL") != ""}
+}
 
 // Main starts the cluster, runs the tests, removes the cluster and exits.
 func Main(m *testing.M, o cluster.Options) { os.Exit(run(m, o)) }

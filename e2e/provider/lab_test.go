@@ -24,7 +24,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	clustertest.Main(m, cluster.Options{CNI: os.Getenv("SALLYPORT_E2E_CNI"), Dual: os.Getenv("SALLYPORT_E2E_DUAL") != ""})
+	clustertest.Main(m, clustertest.Options())
 }
 
 const proberImage = "docker.io/library/prober:e2e"

@@ -12,7 +12,7 @@ import (
 	"github.com/sallyport-dev/sallyport/e2e/suite"
 )
 
-func TestMain(m *testing.M) { clustertest.Main(m, cluster.Options{}) }
+func TestMain(m *testing.M) { clustertest.Main(m, clustertest.Options()) }
 
 // TestUpstream first shows that the suite sees a cluster in which nobody
 // enforces policies: a lab that cuts all traffic, or none, must not read as a
