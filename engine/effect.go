@@ -29,7 +29,7 @@ func (m *Matrix) Effects(keep func(*model.Policy) bool) (rules []Effect, needles
 		x.screen(i)
 	}
 	for _, p := range x.policies {
-		if !keep(p.Policy) && x.needless(p) {
+		if !keep(p.Policy) && x.needless(p, false) {
 			x.spare = append(x.spare, p)
 		}
 	}
@@ -39,7 +39,7 @@ func (m *Matrix) Effects(keep func(*model.Policy) bool) (rules []Effect, needles
 		}
 	}
 	for _, p := range slices.Backward(x.spare) {
-		if x.needless(p) {
+		if x.needless(p, true) {
 			x.without[p] = true
 			needless = append(needless, p.Policy)
 		}
@@ -417,8 +417,9 @@ func (x *effects) instead(r *ruleEffect, parts []share) {
 }
 
 // needless says whether the policy can go, with all of its rules: its mere
-// presence isolates.
-func (x *effects) needless(p *policy) bool {
+// presence isolates. If it was so before, only doors at which something was
+// taken out since are looked at again.
+func (x *effects) needless(p *policy, again bool) bool {
 	if len(x.at[p]) == 0 {
 		return false
 	}
@@ -433,6 +434,9 @@ func (x *effects) needless(p *policy) bool {
 	// The classes that came last are those that the fewest policies select.
 	for _, i := range slices.Backward(x.at[p]) {
 		d := x.doors[i]
+		if again && !x.touched(d) {
+			continue
+		}
 		for shadow, rest := range x.plans(d, p) {
 			for _, key := range append(rest.keys, d.gate.firsts()...) {
 				if x.m.differs(d.gate.at(key), x.m.evaluate(rest.terms(rest.at(key), dropped)), shadow == 1) {
@@ -442,6 +446,14 @@ func (x *effects) needless(p *policy) bool {
 		}
 	}
 	return true
+}
+
+// touched says whether a rule or policy of the doorway was taken out.
+func (x *effects) touched(d doorway) bool {
+	return slices.ContainsFunc(d.class.policies[d.gate.Direction], func(p *policy) bool { return x.without[p] }) ||
+		slices.ContainsFunc(d.plans, func(p *plan) bool {
+			return slices.ContainsFunc(p.parts, func(s share) bool { return x.dropped[s.rule] })
+		})
 }
 
 // firsts lists where the gate's ranges begin.
