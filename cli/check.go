@@ -12,6 +12,7 @@ import (
 	"github.com/sallyport-dev/sallyport/diff"
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/flow"
+	"github.com/sallyport-dev/sallyport/lint"
 	"github.com/sallyport-dev/sallyport/manifest"
 	"github.com/sallyport-dev/sallyport/model"
 	"github.com/sallyport-dev/sallyport/report"
@@ -30,11 +31,11 @@ func newCheck(s *session) *cobra.Command {
 		Short: "Before deployment: what a policy would open, close and break",
 		Long: `Adds the policies of FILE to the live cluster's, or to those of -f, in the place
 of those that have the same name, without applying anything. It says which
-connections open and close, and which of the connections that were recorded in
---flows would be cut.
+connections open and close, what lint finds that it did not find before, and
+which of the connections that were recorded in --flows would be cut.
 
-Exit code 0 if no connection closes or opens and no recorded one breaks, 1 if
-one does, 4 if a policy is wrong.`,
+Exit code 0 if no connection closes or opens, nothing is found and no recorded
+connection breaks, 1 if so, 4 if a policy is wrong.`,
 		Example: `  sallyport check --kubeconfig ~/.kube/config --namespace production --test-policy policy.yaml --output detailed
   sallyport check -f manifests/ --test-policy policy.yaml --flows flows.json
   sallyport check --test-policy new/ --output json | jq .broken`,
@@ -52,8 +53,9 @@ one does, 4 if a policy is wrong.`,
 // checked is what came out.
 type checked struct {
 	Difference report.Difference `json:"difference"`
-	Flows      int               `json:"flows"`  // recorded and allowed, and still so without the policy
-	Broken     []brokenFlow      `json:"broken"` // of these, what the policy cuts
+	Findings   []lint.Finding    `json:"findings"` // of lint, that there are only with the policy
+	Flows      int               `json:"flows"`    // recorded and allowed, and still so without the policy
+	Broken     []brokenFlow      `json:"broken"`   // of these, what the policy cuts
 	Unknown    int               `json:"unknown"`
 }
 
@@ -81,7 +83,7 @@ func (s *session) check(ctx context.Context, f checkFlags) error {
 	}
 	before, after := engine.Compile(r.Cluster), engine.Compile(tried)
 	d := diff.Compare(before, after)
-	out := checked{Difference: report.NewDifference(d), Broken: []brokenFlow{}}
+	out := checked{Difference: report.NewDifference(d), Broken: []brokenFlow{}, Findings: newFindings(r.Cluster, tried, before, after)}
 	if f.flows != "" {
 		records, err := s.readFlows(ctx, f.flows)
 		if err != nil {
@@ -92,10 +94,24 @@ func (s *session) check(ctx context.Context, f checkFlags) error {
 	if err := s.printChecked(out, d); err != nil {
 		return err
 	}
-	if d.Relation() != diff.Equivalent || len(out.Broken) > 0 {
+	if d.Relation() != diff.Equivalent || len(out.Broken)+len(out.Findings) > 0 {
 		return exit{code: ExitFindings}
 	}
 	return nil
+}
+
+// newFindings are the mistakes that come with the policy.
+func newFindings(old, tried *model.Cluster, before, after *engine.Matrix) []lint.Finding {
+	type finding struct {
+		code, object, field, message string
+	}
+	key := func(x lint.Finding) finding { return finding{x.Code, x.Source.Object(), x.Source.Field, x.Message} }
+	known := map[finding]bool{}
+	for _, x := range lint.Run(lint.Input{Cluster: old, Matrix: before}) {
+		known[key(x)] = true
+	}
+	list := lint.Run(lint.Input{Cluster: tried, Matrix: after})
+	return append([]lint.Finding{}, slices.DeleteFunc(list, func(x lint.Finding) bool { return known[key(x)] })...)
 }
 
 // tried is the cluster with the policies added or replaced.
@@ -203,11 +219,16 @@ func (s *session) printChecked(c checked, d *diff.Diff) error {
 				closes++
 			}
 		}
-		fmt.Fprintf(s.stdout, "%d openings, %d closings, %d of %d recorded flows broken\n", opens, closes, len(c.Broken), c.Flows)
+		fmt.Fprintf(s.stdout, "%d openings, %d closings, %d findings, %d of %d recorded flows broken\n", opens, closes, len(c.Findings), len(c.Broken), c.Flows)
 		return nil
 	}
 	if err := report.Diff(s.stdout, width(s.stdout), "table", d); err != nil {
 		return err
+	}
+	if len(c.Findings) > 0 {
+		if err := report.Findings(s.stdout, "text", paint(s.stdout), c.Findings); err != nil {
+			return err
+		}
 	}
 	for _, b := range c.Broken {
 		fmt.Fprintf(s.stdout, "breaks %s → %s on %s: %s\n", b.Source, b.Destination, b.Port, b.By)
