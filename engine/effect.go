@@ -14,7 +14,7 @@ type Effect struct {
 	Matches   bool          // some known address, on some port, at some pod's door
 	Decides   bool          // about some of it, before another rule does
 	Needed    bool          // without it some connection would have another verdict, or another line in a log
-	Others    []*model.Rule // that decide about it instead, if it is not needed
+	Others    []*model.Rule // some of those that decide about it instead, if it is not needed
 }
 
 // Effects lists what each rule does, in order of evaluation, and the policies
@@ -29,7 +29,7 @@ func (m *Matrix) Effects(keep func(*model.Policy) bool) (rules []Effect, needles
 		x.screen(i)
 	}
 	for _, p := range x.policies {
-		if !keep(p.Policy) && x.needless(p) {
+		if !keep(p.Policy) && x.needless(p, false) {
 			x.spare = append(x.spare, p)
 		}
 	}
@@ -39,7 +39,7 @@ func (m *Matrix) Effects(keep func(*model.Policy) bool) (rules []Effect, needles
 		}
 	}
 	for _, p := range slices.Backward(x.spare) {
-		if x.needless(p) {
+		if x.needless(p, true) {
 			x.without[p] = true
 			needless = append(needless, p.Policy)
 		}
@@ -212,14 +212,53 @@ func (x *effects) screen(door int) {
 		for _, key := range p.keys {
 			parts := p.at(key)
 			if p.isUnion(parts) {
-				x.unique(parts)
+				x.alone(parts, x.m.liveIdentities, func(r *ruleEffect) { r.Needed = true })
 				continue
 			}
-			for _, part := range parts {
-				if r := x.rules[part.rule]; !r.Needed && x.differs(d, p, parts, key, shadow == 1, r.Rule) {
-					r.Needed, r.Decides = true, true
+			x.sift(p, parts, func(r *ruleEffect) {
+				if !r.Needed && x.differs(d, p, parts, key, shadow == 1, r.Rule) {
+					r.Needed = true
 				}
+			})
+		}
+	}
+}
+
+// sift walks through the steps and calls f with the rules that decide about
+// somebody whom no other rule of the step matches: no other rule can be needed
+// here.
+func (x *effects) sift(p *plan, parts []share, f func(*ruleEffect)) {
+	left, passed := slices.Clone(x.m.liveIdentities), bitset(nil)
+	for i, s := range p.steps {
+		n := 0
+		for n < len(parts) && parts[n].step == i {
+			n++
+		}
+		here := parts[:n]
+		parts = parts[n:]
+		switch s.op {
+		case termAnd:
+			left, passed = slices.Clone(x.m.liveIdentities), nil
+			continue
+		case termTierDeny:
+			left, passed = passed, nil
+			continue
+		case termTierPass:
+			left.or(passed)
+			passed = nil
+			continue
+		}
+		x.alone(here, left, f)
+		for _, part := range here {
+			if s.op == termLog {
+				continue
 			}
+			in, _ := left.split(part.atom.ids)
+			if s.op == termPass {
+				passed.or(in)
+			}
+			left = slices.Clone(left)
+			left.andNot(part.atom.ids)
 		}
 	}
 }
@@ -237,8 +276,9 @@ func (p *plan) isUnion(parts []share) bool {
 	return false
 }
 
-// unique marks the rules of a union that have somebody to themselves.
-func (x *effects) unique(parts []share) {
+// alone calls f with the rules that have somebody of those among to
+// themselves, and notes which have anybody of them.
+func (x *effects) alone(parts []share, among bitset, f func(*ruleEffect)) {
 	once, twice := x.sum[0][:0], x.sum[1][:0]
 	for i := 0; i < len(parts); {
 		ids, n := together(parts[i:])
@@ -252,14 +292,17 @@ func (x *effects) unique(parts []share) {
 	}
 	for i := 0; i < len(parts); {
 		ids, n := together(parts[i:])
-		r := x.rules[parts[i].rule]
-		for w, word := range ids {
-			if word&^twice[w] != 0 {
-				r.Needed, r.Decides = true, true
-				break
-			}
+		var any, own uint64
+		for w, word := range ids[:min(len(ids), len(among))] {
+			any |= word & among[w]
+			own |= word & among[w] &^ twice[w]
 		}
+		r := x.rules[parts[i].rule]
+		r.Decides = r.Decides || any != 0
 		i += n
+		if own != 0 {
+			f(r)
+		}
 	}
 	clear(once[:cap(once)])
 	clear(twice[:cap(twice)])
@@ -317,22 +360,30 @@ func (m *Matrix) otherRow(r *Row, is []uint64) bool {
 	return false
 }
 
+// mostLooks bounds how often it is looked up who decides instead of a rule.
+const mostLooks = 64
+
 // settle decides about a rule that is not needed while all others are there:
 // it is dropped unless others that stood for it have been.
 func (x *effects) settle(r *ruleEffect) {
+	looks := 0
 	for _, i := range r.doors {
 		d := x.doors[i]
 		for shadow, p := range d.plans {
 			for _, key := range p.keys {
-				if !p.covers(r.Rule, key) {
+				dropped := func(s share) bool { return x.dropped[s.rule] && s.interval.First <= key && key <= s.interval.Last }
+				stood := len(x.dropped) > 0 && slices.ContainsFunc(p.parts, dropped)
+				if !stood && looks >= mostLooks || !p.covers(r.Rule, key) {
 					continue
 				}
 				parts := p.at(key)
-				if x.differs(d, p, parts, key, shadow == 1, r.Rule) {
+				if stood && x.differs(d, p, parts, key, shadow == 1, r.Rule) {
 					r.Needed, r.Decides, r.Others = true, true, nil
 					return
 				}
-				x.instead(r, p, parts)
+				if looks++; looks <= mostLooks {
+					x.instead(r, parts)
+				}
 			}
 		}
 	}
@@ -345,15 +396,10 @@ func (p *plan) covers(r *model.Rule, key model.PortKey) bool {
 }
 
 // instead notes who decides about what the rule matches.
-func (x *effects) instead(r *ruleEffect, p *plan, parts []share) {
+func (x *effects) instead(r *ruleEffect, parts []share) {
 	for _, part := range parts {
 		if part.rule != r.Rule {
 			continue
-		}
-		if !r.Decides {
-			left := p.undecided(parts, part.step)
-			left.and(part.atom.ids)
-			r.Decides = !left.empty()
 		}
 		left := slices.Clone(part.atom.ids)
 		for _, other := range parts {
@@ -370,53 +416,10 @@ func (x *effects) instead(r *ruleEffect, p *plan, parts []share) {
 	}
 }
 
-// undecided is who is left when the step's turn comes.
-func (p *plan) undecided(parts []share, until int) bitset {
-	terms := p.terms(slices.DeleteFunc(slices.Clone(parts), func(s share) bool { return s.step >= until }), func(*model.Rule) bool { return false })
-	n := 0
-	for _, s := range parts {
-		n = max(n, 64*len(s.atom.ids))
-	}
-	left, passed := full(n), bitset(nil)
-	ends := 0
-	for _, s := range p.steps[:until] {
-		if s.op == termTierDeny || s.op == termTierPass || s.op == termAnd {
-			ends++
-		}
-	}
-	for _, t := range terms {
-		switch t.op {
-		case termAnd, termTierDeny, termTierPass:
-			if ends--; ends < 0 {
-				return left
-			}
-		}
-		switch t.op {
-		case termLog:
-		case termAnd:
-			left, passed = full(n), nil
-		case termTierDeny:
-			left, passed = passed, nil
-			left.grow(n / 64)
-		case termTierPass:
-			left.or(passed)
-			passed = nil
-		default:
-			for _, a := range t.atoms {
-				if t.op == termPass {
-					both, _ := left.split(a.ids)
-					passed.or(both)
-				}
-				left.andNot(a.ids)
-			}
-		}
-	}
-	return left
-}
-
 // needless says whether the policy can go, with all of its rules: its mere
-// presence isolates.
-func (x *effects) needless(p *policy) bool {
+// presence isolates. If it was so before, only doors at which something was
+// taken out since are looked at again.
+func (x *effects) needless(p *policy, again bool) bool {
 	if len(x.at[p]) == 0 {
 		return false
 	}
@@ -431,6 +434,9 @@ func (x *effects) needless(p *policy) bool {
 	// The classes that came last are those that the fewest policies select.
 	for _, i := range slices.Backward(x.at[p]) {
 		d := x.doors[i]
+		if again && !x.touched(d) {
+			continue
+		}
 		for shadow, rest := range x.plans(d, p) {
 			for _, key := range append(rest.keys, d.gate.firsts()...) {
 				if x.m.differs(d.gate.at(key), x.m.evaluate(rest.terms(rest.at(key), dropped)), shadow == 1) {
@@ -440,6 +446,14 @@ func (x *effects) needless(p *policy) bool {
 		}
 	}
 	return true
+}
+
+// touched says whether a rule or policy of the doorway was taken out.
+func (x *effects) touched(d doorway) bool {
+	return slices.ContainsFunc(d.class.policies[d.gate.Direction], func(p *policy) bool { return x.without[p] }) ||
+		slices.ContainsFunc(d.plans, func(p *plan) bool {
+			return slices.ContainsFunc(p.parts, func(s share) bool { return x.dropped[s.rule] })
+		})
 }
 
 // firsts lists where the gate's ranges begin.

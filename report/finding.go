@@ -254,7 +254,10 @@ func findingsGitHub(w io.Writer, list []lint.Finding) error {
 			}
 		}
 		properties = append(properties, "title="+property.Replace(f.Code))
-		text := strings.TrimSpace(f.Source.Object()+" "+f.Source.Field) + ": " + f.Message
+		text := f.Message
+		if object := strings.TrimSpace(f.Source.Object() + " " + f.Source.Field); object != "" {
+			text = object + ": " + text
+		}
 		if f.Fix != "" {
 			text += "\n" + f.Fix
 		}

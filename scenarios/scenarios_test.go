@@ -223,7 +223,7 @@ func TestLoadRefuses(t *testing.T) {
 		"no cluster":    {strings.Replace(good, "-- cluster.yaml --\n", "", 1), "no cluster.yaml"},
 		"no test":       {"x\n-- cluster.yaml --\n", "no test.yaml"},
 		"no case":       {strings.Replace(good, "[{from: 1.2.3.4, to: 5.6.7.8, expect: allow}]", "[]", 1), "expects nothing"},
-		"wrong case":    {strings.Replace(good, "expect: allow", "expect: perhaps", 1), "must be allow or deny"},
+		"wrong case":    {strings.Replace(good, "expect: allow", "expect: perhaps", 1), "must be allow, deny or isolated"},
 		"unknown file":  {good + "-- policy.yaml --\n", "file policy.yaml is none of"},
 		"file twice":    {good + "-- cluster.yaml --\n", "twice"},
 		"unknown field": {strings.Replace(good, "expect: allow", "expect: allow, form: x", 1), "form"},
