@@ -10,7 +10,7 @@ PKGS    := ./...
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test test-unprivileged race bench lint generate cross image chart cluster cluster-down e2e parity clean
+.PHONY: build demo test test-unprivileged race bench lint generate cross image chart cluster cluster-down e2e e2e-suite parity clean
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/sallyport
@@ -81,6 +81,12 @@ e2e: build
 	if [ "$$(id -u)" = 0 ]; then export SALLYPORT_REQUIRE_ROOT=1; fi; \
 	cd e2e && $(GO) vet ./... && $(GO) test -count=1 -timeout 60m -p 1 -v ./... && \
 	SALLYPORT_E2E_CNI=bridge SALLYPORT_E2E_DUAL=1 $(GO) test -count=1 -timeout 60m -p 1 -v -short ./cluster ./provider
+
+# The part of e2e that decides whether this is a NetworkPolicy provider:
+# upstream's suite, with its negative control.
+e2e-suite: build
+	if [ "$$(id -u)" = 0 ]; then export SALLYPORT_REQUIRE_ROOT=1; fi; \
+	cd e2e && $(GO) vet ./... && $(GO) test -count=1 -timeout 60m -p 1 -v ./suite
 
 clean:
 	rm -rf bin dist
