@@ -21,7 +21,8 @@ type Effect struct {
 // that are not needed as a whole. Taking one of them out changes no verdict,
 // nor does taking all of them out, with all rules that are not needed: of two
 // that stand for one another the first is needed. What keep names counts as
-// needed.
+// needed, and so do rules with conditions that a proxy checks: the Matrix does
+// not tell one condition from another.
 func (m *Matrix) Effects(keep func(*model.Policy) bool) (rules []Effect, needless []*model.Policy) {
 	x := &effects{m: m, rules: map[*model.Rule]*ruleEffect{}, dropped: map[*model.Rule]bool{}, without: map[*policy]bool{}}
 	x.list(keep)
@@ -87,7 +88,7 @@ func (x *effects) list(keep func(*model.Policy) bool) {
 		for _, d := range []model.Direction{model.Ingress, model.Egress} {
 			s := p.Section(d)
 			for i := 0; s != nil && i < len(s.Rules); i++ {
-				r := &ruleEffect{Effect: Effect{Policy: p.Policy, Direction: d, Rule: &s.Rules[i], Needed: keep(p.Policy)}}
+				r := &ruleEffect{Effect: Effect{Policy: p.Policy, Direction: d, Rule: &s.Rules[i], Needed: keep(p.Policy) || s.Rules[i].L7 != nil}}
 				x.order = append(x.order, r)
 				x.rules[r.Rule] = r
 			}
@@ -250,8 +251,8 @@ func (x *effects) sift(p *plan, parts []share, f func(*ruleEffect)) {
 		}
 		x.alone(here, left, f)
 		for _, part := range here {
-			if s.op == termLog {
-				continue
+			if s.op == termLog || s.op == termAllowL7 {
+				continue // stays undecided
 			}
 			in, _ := left.split(part.atom.ids)
 			if s.op == termPass {
