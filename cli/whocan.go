@@ -108,12 +108,7 @@ func withStrangers(c *model.Cluster) *model.Cluster {
 // freeIn is the last address of the range that no pod has: those who hand out
 // addresses begin at the other end.
 func freeIn(r netip.Prefix, taken map[netip.Addr]bool) (netip.Addr, bool) {
-	b := r.Masked().Addr().AsSlice()
-	for i := r.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 1 << (7 - i%8)
-	}
-	last, _ := netip.AddrFromSlice(b)
-	for a := last.Prev(); r.Contains(a); a = a.Prev() {
+	for a := model.LastAddr(r).Prev(); r.Contains(a); a = a.Prev() {
 		if !taken[a] {
 			return a, true
 		}

@@ -23,11 +23,11 @@ type cell struct {
 func (c *comparison) outside() {
 	x := c.doors.number(door{none: [2]bool{true, true}})
 	prefixes := append(c.sides[0].Prefixes(), c.sides[1].Prefixes()...)
-	slices.SortFunc(prefixes, comparePrefix)
+	slices.SortFunc(prefixes, model.ComparePrefixes)
 	prefixes = slices.Compact(prefixes)
 	parent := -1
 	for _, p := range prefixes {
-		for parent >= 0 && !inside(p, c.cells[parent].prefix) {
+		for parent >= 0 && !model.Inside(p, c.cells[parent].prefix) {
 			parent = c.cells[parent].parent
 		}
 		here := cell{prefix: p, parent: parent}
@@ -51,24 +51,13 @@ func (c *comparison) outside() {
 // closePodRanges takes the identity from a cell inside a side's pod range.
 func (c *comparison) closePodRanges(here *cell) {
 	for side, m := range c.sides {
-		if slices.ContainsFunc(m.PodRanges(), func(r netip.Prefix) bool { return inside(here.prefix, r) }) {
+		if slices.ContainsFunc(m.PodRanges(), func(r netip.Prefix) bool { return model.Inside(here.prefix, r) }) {
 			here.ids[side] = 0
 		}
 	}
 	if here.ids == [2]engine.Identity{} {
 		here.nobody, here.known = true, true
 	}
-}
-
-func comparePrefix(a, b netip.Prefix) int {
-	if c := a.Addr().Compare(b.Addr()); c != 0 {
-		return c
-	}
-	return a.Bits() - b.Bits()
-}
-
-func inside(p, outer netip.Prefix) bool {
-	return outer.Bits() <= p.Bits() && outer.Contains(p.Addr())
 }
 
 // isNobody says whether the cell has no address that is outside the cluster.
@@ -86,11 +75,11 @@ func (c *comparison) hasOutside(i int) bool {
 	p := c.cells[i].prefix
 	next := i + 1
 	for a := p.Addr(); a.IsValid() && p.Contains(a); {
-		for next < len(c.cells) && c.cells[next].parent != i && inside(c.cells[next].prefix, p) {
+		for next < len(c.cells) && c.cells[next].parent != i && model.Inside(c.cells[next].prefix, p) {
 			next++
 		}
 		if next < len(c.cells) && c.cells[next].parent == i && c.cells[next].prefix.Contains(a) {
-			a = lastOf(c.cells[next].prefix).Next()
+			a = model.LastAddr(c.cells[next].prefix).Next()
 			next++
 			continue
 		}
@@ -100,15 +89,6 @@ func (c *comparison) hasOutside(i int) bool {
 		a = a.Next()
 	}
 	return false
-}
-
-func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 1 << (7 - i%8)
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
 }
 
 // blocks is the end of the cells, which are sorted, as few prefixes with
@@ -129,9 +109,9 @@ func (c *comparison) blocks(cells []int, known map[string]*End) *End {
 			continue
 		}
 		b := model.IPBlock{CIDR: c.cells[i].prefix}
-		for j := i + 1; j < len(c.cells) && inside(c.cells[j].prefix, b.CIDR); j++ {
+		for j := i + 1; j < len(c.cells) && model.Inside(c.cells[j].prefix, b.CIDR); j++ {
 			n := len(b.Except)
-			if !chosen[j] && !c.isNobody(j) && (n == 0 || !inside(c.cells[j].prefix, b.Except[n-1])) {
+			if !chosen[j] && !c.isNobody(j) && (n == 0 || !model.Inside(c.cells[j].prefix, b.Except[n-1])) {
 				b.Except = append(b.Except, c.cells[j].prefix)
 			}
 		}

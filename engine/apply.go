@@ -55,7 +55,7 @@ func (m *Matrix) finish() Delta {
 	clear(m.moved)
 	slices.Sort(d.Endpoints)
 	d.Endpoints = slices.Compact(d.Endpoints)
-	slices.SortFunc(d.Prefixes, comparePrefix)
+	slices.SortFunc(d.Prefixes, model.ComparePrefixes)
 	d.Prefixes = slices.Compact(d.Prefixes)
 	return d
 }

@@ -98,7 +98,7 @@ func hostBlock(a netip.Addr) model.IPBlock {
 
 // tidy sorts blocks without exceptions and drops those written twice.
 func tidy(blocks []model.IPBlock) []model.IPBlock {
-	slices.SortFunc(blocks, func(a, b model.IPBlock) int { return comparePrefix(a.CIDR, b.CIDR) })
+	slices.SortFunc(blocks, func(a, b model.IPBlock) int { return model.ComparePrefixes(a.CIDR, b.CIDR) })
 	return slices.CompactFunc(blocks, func(a, b model.IPBlock) bool { return a.CIDR == b.CIDR })
 }
 

@@ -21,27 +21,16 @@ var roots = [2]netip.Prefix{
 	netip.PrefixFrom(netip.IPv6Unspecified(), 0),
 }
 
-func comparePrefix(a, b netip.Prefix) int {
-	if c := a.Addr().Compare(b.Addr()); c != 0 {
-		return c
-	}
-	return a.Bits() - b.Bits()
-}
-
-func inside(p, outer netip.Prefix) bool {
-	return outer.Bits() <= p.Bits() && outer.Contains(p.Addr())
-}
-
 // setPrefixes builds the whole tree from the prefixes, in any order.
 func (m *Matrix) setPrefixes(prefixes []netip.Prefix) {
 	prefixes = append(prefixes, roots[:]...)
-	slices.SortFunc(prefixes, comparePrefix)
+	slices.SortFunc(prefixes, model.ComparePrefixes)
 	prefixes = slices.Compact(prefixes)
 	nodes := make([]prefixNode, len(prefixes))
 	m.prefixes = make([]*prefixNode, len(prefixes))
 	var parent *prefixNode
 	for i, p := range prefixes {
-		for parent != nil && !inside(p, parent.prefix) {
+		for parent != nil && !model.Inside(p, parent.prefix) {
 			parent = parent.parent
 		}
 		nodes[i] = prefixNode{prefix: p, parent: parent}
@@ -52,14 +41,14 @@ func (m *Matrix) setPrefixes(prefixes []netip.Prefix) {
 
 // insertPrefix adds one node, or finds it.
 func (m *Matrix) insertPrefix(p netip.Prefix) (n *prefixNode, added bool) {
-	i, found := slices.BinarySearchFunc(m.prefixes, p, func(n *prefixNode, p netip.Prefix) int { return comparePrefix(n.prefix, p) })
+	i, found := slices.BinarySearchFunc(m.prefixes, p, func(n *prefixNode, p netip.Prefix) int { return model.ComparePrefixes(n.prefix, p) })
 	if found {
 		return m.prefixes[i], false
 	}
 	n = &prefixNode{prefix: p, parent: m.longest(p.Addr(), p.Bits())}
 	m.prefixes = slices.Insert(m.prefixes, i, n)
 	for _, child := range m.prefixes[i+1:] {
-		if !inside(child.prefix, p) {
+		if !model.Inside(child.prefix, p) {
 			break
 		}
 		if child.parent == n.parent {
@@ -86,12 +75,12 @@ func (m *Matrix) longest(a netip.Addr, maxBits int) *prefixNode {
 
 // subtree is the range of nodes inside the prefix, which is itself a node.
 func (m *Matrix) subtree(p netip.Prefix) []*prefixNode {
-	i, found := slices.BinarySearchFunc(m.prefixes, p, func(n *prefixNode, p netip.Prefix) int { return comparePrefix(n.prefix, p) })
+	i, found := slices.BinarySearchFunc(m.prefixes, p, func(n *prefixNode, p netip.Prefix) int { return model.ComparePrefixes(n.prefix, p) })
 	if !found {
 		return nil
 	}
 	j := i
-	for j < len(m.prefixes) && inside(m.prefixes[j].prefix, p) {
+	for j < len(m.prefixes) && model.Inside(m.prefixes[j].prefix, p) {
 		j++
 	}
 	return m.prefixes[i:j]
@@ -100,11 +89,11 @@ func (m *Matrix) subtree(p netip.Prefix) []*prefixNode {
 // covers says whether the node's addresses are in the block. The block's own
 // prefixes are nodes, so a node is inside or outside as a whole.
 func covers(b *model.IPBlock, n *prefixNode) bool {
-	if !inside(n.prefix, b.CIDR) {
+	if !model.Inside(n.prefix, b.CIDR) {
 		return false
 	}
 	for _, e := range b.Except {
-		if inside(n.prefix, e) {
+		if model.Inside(n.prefix, e) {
 			return false
 		}
 	}

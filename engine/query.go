@@ -80,7 +80,7 @@ func (m *Matrix) inPodRange(a netip.Addr) bool {
 // PrefixIdentity is the identity of addresses whose longest prefix among
 // Prefixes this is and that are no pod's; 0 for a prefix that is not among them.
 func (m *Matrix) PrefixIdentity(p netip.Prefix) Identity {
-	i, found := slices.BinarySearchFunc(m.prefixes, p, func(n *prefixNode, p netip.Prefix) int { return comparePrefix(n.prefix, p) })
+	i, found := slices.BinarySearchFunc(m.prefixes, p, func(n *prefixNode, p netip.Prefix) int { return model.ComparePrefixes(n.prefix, p) })
 	if !found {
 		return 0
 	}
@@ -189,18 +189,9 @@ func (m *Matrix) representative(n *prefixNode) (netip.Addr, bool) {
 		for inner.parent != n {
 			inner = inner.parent
 		}
-		a = lastOf(inner.prefix).Next()
+		a = model.LastAddr(inner.prefix).Next()
 	}
 	return netip.Addr{}, false
-}
-
-func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 1 << (7 - i%8)
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
 }
 
 // Selected lists the pods that the selector selects, sorted by key.

@@ -89,17 +89,8 @@ func (im *imaginer) name(p model.Port) {
 func (im *imaginer) free() netip.Addr {
 	a := netip.MustParseAddr("100.127.255.254")
 	if len(im.cluster.PodRanges) > 0 {
-		a = lastOf(im.cluster.PodRanges[0])
+		a = model.LastAddr(im.cluster.PodRanges[0])
 	}
-	return a
-}
-
-func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 1 << (7 - i%8)
-	}
-	a, _ := netip.AddrFromSlice(b)
 	return a
 }
 
