@@ -109,7 +109,11 @@ func CheckTiers(policies []*model.Policy, tiers []model.Tier) []model.Problem {
 // Decode decodes an object of a policy language.
 func Decode(o field.Object) (model.Parts, []model.Problem) {
 	if decode, ok := decoders[[2]string{o.Source.APIVersion, o.Source.Kind}]; ok {
-		return decode(o)
+		parts, problems := decode(o)
+		for i := range parts.Sets {
+			parts.Sets[i].Unreadable = model.HasErrors(problems)
+		}
+		return parts, problems
 	}
 	p := model.Problem{
 		Severity: model.Error, Source: o.Source,

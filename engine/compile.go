@@ -189,7 +189,7 @@ func (m *Matrix) prefixesOf(policies []*policy) []netip.Prefix {
 					r.peers[j].eachBlock(add)
 				}
 				for _, peer := range r.relative {
-					for _, x := range m.resolve(peer, "") {
+					for _, x := range m.resolve(peer, "", false) {
 						x.eachBlock(add)
 					}
 				}
@@ -339,7 +339,7 @@ func (m *Matrix) view(p *policy, r *rule, node string, added func(*atom)) {
 	}
 	var peers []peer
 	for _, x := range r.relative {
-		peers = append(peers, m.resolve(x, node)...)
+		peers = append(peers, m.resolve(x, node, r.Action == model.Deny)...)
 	}
 	a, isNew := m.internAtom(r, peers)
 	r.views[node] = a

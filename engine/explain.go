@@ -192,7 +192,7 @@ func (c *connection) satisfies(p *model.Peer) bool {
 	if u == nil {
 		return false
 	}
-	for _, x := range c.m.resolve(p, c.subject.Node) {
+	for _, x := range c.m.resolve(p, c.subject.Node, false) {
 		x.eachPicked(func(p *picked) { p.classes = slices.Clone(c.m.selectClasses(p.selector)) })
 		if c.m.matches(&x, u) {
 			return true

@@ -46,8 +46,9 @@ func looksAtNodes(p *model.Peer) bool {
 }
 
 // resolve makes the alternatives that a peer stands for, as a pod of the node
-// sees it: sets and Services are replaced by what they are now.
-func (m *Matrix) resolve(p *model.Peer, node string) []peer {
+// sees it: sets and Services are replaced by what they are now. Wide says that
+// the closed side is to match more rather than less: for a rule that denies.
+func (m *Matrix) resolve(p *model.Peer, node string, wide bool) []peer {
 	base := peer{nobody: len(p.Names) > 0, outside: p.Outside, nodes: p.Nodes}
 	if p.Nodes != nil && p.Nodes.Which != model.AnyNode {
 		base.node = node
@@ -59,10 +60,10 @@ func (m *Matrix) resolve(p *model.Peer, node string) []peer {
 		base.within = append(base.within, []model.IPBlock{*p.Block})
 	}
 	if p.Sets != nil {
-		base.within = append(base.within, m.blocksOf(p.Sets))
+		base.within = append(base.within, m.blocksOf(p.Sets, wide))
 	}
 	for i := range p.Not {
-		base.not = append(base.not, m.resolve(&p.Not[i], node)...)
+		base.not = append(base.not, m.resolve(&p.Not[i], node, !wide)...)
 	}
 	if p.Services == nil {
 		return []peer{base}
@@ -103,10 +104,13 @@ func tidy(blocks []model.IPBlock) []model.IPBlock {
 }
 
 // blocksOf lists the prefixes of the sets that the selector selects.
-func (m *Matrix) blocksOf(s *model.SetSelector) []model.IPBlock {
+func (m *Matrix) blocksOf(s *model.SetSelector, wide bool) []model.IPBlock {
 	var out []model.IPBlock
 	for _, set := range m.sets {
 		if m.selectsSet(s, set) {
+			if set.Unreadable && wide {
+				return []model.IPBlock{{CIDR: roots[0]}, {CIDR: roots[1]}}
+			}
 			for _, b := range set.Blocks {
 				out = append(out, model.IPBlock{CIDR: b})
 			}

@@ -119,7 +119,7 @@ func (m *Matrix) addRules(out []rule, given *model.Rule, d model.Direction) []ru
 		case d == model.Egress && isRelative(p):
 			views.relative = append(views.relative, p)
 		default:
-			main.peers = append(main.peers, m.resolve(p, "")...)
+			main.peers = append(main.peers, m.resolve(p, "", given.Action == model.Deny)...)
 		}
 	}
 	main.setPorts()
@@ -144,7 +144,7 @@ func (m *Matrix) behindPorts(out []rule, given *model.Rule, p *model.Peer) []rul
 			}
 		}
 		for _, key := range slices.Sorted(maps.Keys(at)) {
-			r := rule{Rule: given, intervals: []model.Interval{{First: key, Last: key}}, peers: m.resolve(&without, "")}
+			r := rule{Rule: given, intervals: []model.Interval{{First: key, Last: key}}, peers: m.resolve(&without, "", given.Action == model.Deny)}
 			for i := range r.peers {
 				r.peers[i].within = append(r.peers[i].within, tidy(at[key]))
 			}
@@ -170,7 +170,7 @@ func (m *Matrix) noteRule(r *rule, widened func(key string)) {
 	}
 	for _, p := range r.relative {
 		m.noteSelector(model.Selector{Op: model.SelectPrefix, Key: nodeLabel, Values: []string{""}}, widened)
-		for _, x := range m.resolve(p, "") {
+		for _, x := range m.resolve(p, "", false) {
 			x.eachPicked(note)
 		}
 	}

@@ -10,7 +10,10 @@ type AddressSet struct {
 	Name      string
 	Labels    map[string]string
 	Blocks    []netip.Prefix // masked
-	Source    Source
+	// Unreadable is set if there may be more in the set than could be read: a
+	// rule that denies takes it for everybody then.
+	Unreadable bool
+	Source     Source
 }
 
 // Key identifies the set: "apiVersion kind namespace/name".

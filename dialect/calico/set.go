@@ -8,7 +8,7 @@ import (
 )
 
 // networkSet reads a NetworkSet or GlobalNetworkSet. What cannot be read of it
-// is not in it.
+// is not in it, and the set is marked as unreadable by whoever asked.
 func networkSet(o *object) model.Parts {
 	s := model.AddressSet{Family: model.FamilyCalico, Name: o.source.Name, Labels: o.labels, Source: o.source}
 	if o.source.Kind == "NetworkSet" {
@@ -18,7 +18,7 @@ func networkSet(o *object) model.Parts {
 		o.root.Field("metadata").Field("labels").Error("label "+labelNamespace+" is the namespace itself", "take it out")
 	}
 	if !mapping(o.spec) {
-		return model.Parts{}
+		return model.Parts{Sets: []model.AddressSet{s}}
 	}
 	for _, i := range o.spec.Field("nets").Items() {
 		if p, ok := prefixOrAddress(i); ok {
@@ -46,7 +46,7 @@ func hostEndpoint(o *object) model.Parts {
 	s := model.AddressSet{Family: model.FamilyCalico, Name: o.source.Name, Labels: o.labels, Source: o.source}
 	o.root.Report(model.Info, "is a peer of pods by its labels and expectedIPs; on the host itself nothing is enforced yet", "")
 	if !mapping(o.spec) {
-		return model.Parts{}
+		return model.Parts{Sets: []model.AddressSet{s}}
 	}
 	node, device, ips := o.spec.Field("node"), o.spec.Field("interfaceName"), o.spec.Field("expectedIPs")
 	if node.String() == "" && node.Value() == "" {

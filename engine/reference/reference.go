@@ -248,12 +248,12 @@ func (d door) matches(r *model.Rule) bool {
 	for i := range r.Peers {
 		p := &r.Peers[i]
 		if p.Services != nil && p.Services.Behind == model.BehindPorts {
-			if d.behindPort(p) {
+			if d.behindPort(p, r.Action == model.Deny) {
 				return true
 			}
 			continue
 		}
-		if d.isPeer(p) && d.matchesPort(r) {
+		if d.isPeer(p, r.Action == model.Deny) && d.matchesPort(r) {
 			return true
 		}
 	}
@@ -261,10 +261,10 @@ func (d door) matches(r *model.Rule) bool {
 }
 
 // behindPort says whether an endpoint of some Service has the very address and port.
-func (d door) behindPort(p *model.Peer) bool {
+func (d door) behindPort(p *model.Peer, denies bool) bool {
 	rest := *p
 	rest.Services = nil
-	if !d.isPeer(&rest) {
+	if !d.isPeer(&rest, denies) {
 		return false
 	}
 	for _, s := range d.services(p.Services) {
@@ -280,7 +280,8 @@ func (d door) behindPort(p *model.Peer) bool {
 }
 
 // isPeer says whether everything that the peer wants holds of the other end.
-func (d door) isPeer(p *model.Peer) bool {
+// What cannot be read of a set is everybody to a rule that denies.
+func (d door) isPeer(p *model.Peer, denies bool) bool {
 	node := nodeOf(d.c, d.peer)
 	if len(p.Names) > 0 || p.Outside && (isPod(d.peer) || node != nil) {
 		return false
@@ -300,21 +301,21 @@ func (d door) isPeer(p *model.Peer) bool {
 			return false
 		}
 	}
-	if p.Sets != nil && !d.inSet(p.Sets) {
+	if p.Sets != nil && !d.inSet(p.Sets, denies) {
 		return false
 	}
 	if p.Services != nil && !d.behind(p.Services) {
 		return false
 	}
 	for i := range p.Not {
-		if d.isPeer(&p.Not[i]) {
+		if d.isPeer(&p.Not[i], !denies) {
 			return false
 		}
 	}
 	return true
 }
 
-func (d door) inSet(s *model.SetSelector) bool {
+func (d door) inSet(s *model.SetSelector, denies bool) bool {
 	for _, set := range d.c.Sets {
 		if set.Family != s.Family || s.Name != "" && set.Name != s.Name || s.Namespace != "" && set.Namespace != s.Namespace ||
 			s.Namespaced && set.Namespace == "" || s.Global && set.Namespace != "" {
@@ -334,6 +335,9 @@ func (d door) inSet(s *model.SetSelector) bool {
 		}
 		if !holds(s.Labels, label) {
 			continue
+		}
+		if set.Unreadable && denies {
+			return true
 		}
 		for _, b := range set.Blocks {
 			if b.Contains(d.peer.Addr) {

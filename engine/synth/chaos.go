@@ -249,6 +249,7 @@ func (c *Chaos) set(i int) model.AddressSet {
 	for range c.IntN(3) {
 		s.Blocks = append(s.Blocks, c.block().CIDR)
 	}
+	s.Unreadable = c.IntN(6) == 0
 	return s
 }
 
