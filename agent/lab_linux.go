@@ -90,7 +90,7 @@ func (l *Lab) Update(ctx context.Context, c *model.Cluster) error {
 	d := l.Matrix.Apply(engine.Between(l.cluster, c))
 	l.cluster = c
 	err := l.Lab.Update(ctx, c)
-	return errors.Join(err, fit(&l.Matrix, d, l.enforce))
+	return errors.Join(err, fit(l.Matrix, d, l.enforce))
 }
 
 // Cluster is what the lab shows at present.

@@ -154,7 +154,6 @@ func (n *Node) Run(ctx context.Context) error {
 			case <-ctx.Done():
 				return nil
 			}
-			sleep(ctx, gather)
 		}
 	})
 	g.Go(func() error { return n.loop(ctx, updates) })
@@ -181,11 +180,6 @@ func (n *Node) close() {
 	}
 	_ = n.places.close()
 }
-
-// gather is how long changes are gathered after one was taken, while there are
-// many: to publish costs as much for one as for a few. A change that comes
-// alone does not wait.
-const gather = 20 * time.Millisecond
 
 // settleEvery is how often loop looks for what is still to be done: pods whose
 // device has not been found, and a publication that failed.
@@ -589,7 +583,7 @@ func (n *Node) publish(d engine.Delta) bool {
 	}
 	err := n.pinned()
 	if err == nil {
-		err = fit(&n.matrix, d, func(d engine.Delta) error { return n.agent.Publish(n.matrix, d, n.placement) })
+		err = fit(n.matrix, d, func(d engine.Delta) error { return n.agent.Publish(n.matrix, d, n.placement) })
 	}
 	if n.behind = err; err != nil {
 		n.retry.fail()

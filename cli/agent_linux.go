@@ -87,6 +87,8 @@ func (s *session) agent(ctx context.Context, f agentFlags) error {
 	if err != nil {
 		return environment(err)
 	}
+	// A node is near the API server, and its processor is the pods'.
+	cfg.DisableCompression = true
 	world, err := kube.New(kube.Config{REST: cfg, Log: log, PodRanges: ranges})
 	if err != nil {
 		return environment(err)

@@ -3,6 +3,7 @@ package engine
 import (
 	"maps"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -109,13 +110,23 @@ func (m *Matrix) vacate(namespace string) (out []*model.Endpoint) {
 	return out
 }
 
-// Cluster is what the Matrix stands for: all that a compilation from scratch
-// needs. A node without addresses is none.
-func (m *Matrix) Cluster() *model.Cluster {
-	c := &model.Cluster{PodRanges: m.podRanges}
+// Recompile compiles what the Matrix stands for from scratch. What was told
+// apart for the sake of pods and policies that are gone is then one again, and
+// no identity is what it was. There are never two Matrices in memory.
+func (m *Matrix) Recompile() {
+	c, endpoints := m.cluster(), make([]*model.Endpoint, 0, len(m.endpoints))
 	for _, key := range slices.Sorted(maps.Keys(m.endpoints)) {
-		c.Endpoints = append(c.Endpoints, *m.endpoints[key].Endpoint)
+		endpoints = append(endpoints, m.endpoints[key].Endpoint)
 	}
+	*m = Matrix{}
+	debug.FreeOSMemory()
+	m.compile(c, endpoints)
+}
+
+// cluster is what the Matrix stands for but for the endpoints: all else that a
+// compilation from scratch needs. A node without addresses is none.
+func (m *Matrix) cluster() *model.Cluster {
+	c := &model.Cluster{PodRanges: m.podRanges}
 	for _, key := range slices.Sorted(maps.Keys(m.policies)) {
 		c.Policies = append(c.Policies, m.policies[key].Policy)
 	}
@@ -151,7 +162,7 @@ func (m *Matrix) changePolicies(ch Change) {
 	for _, key := range ch.DeletedPolicies {
 		if p := m.policies[key]; p != nil {
 			old = append(old, p)
-			delete(m.policies, key)
+			m.dropPolicy(p)
 		}
 	}
 	widened := map[string]struct{}{}
@@ -162,8 +173,9 @@ func (m *Matrix) changePolicies(ch Change) {
 		newPorts = newPorts || ports
 		if previous := m.policies[compiled.key]; previous != nil {
 			old = append(old, previous)
+			m.dropPolicy(previous)
 		}
-		m.policies[compiled.key] = compiled
+		m.keepPolicy(compiled)
 		added = append(added, compiled)
 	}
 	m.reclassify(widened, newPorts)
@@ -404,10 +416,10 @@ func (m *Matrix) setEndpoint(pod *model.Endpoint) {
 // foundClass makes a class that nothing is known of yet.
 func (m *Matrix) foundClass(key string, pod *model.Endpoint) *class {
 	c := m.newClass(key, pod)
-	for _, a := range m.atoms {
+	for a := range m.askers.of(c) {
 		m.selectFor(a, c)
 	}
-	for _, p := range m.policies {
+	for p := range m.subjects.of(c) {
 		if m.selects(&p.Subject, c) {
 			m.attachTo(p, c)
 		}

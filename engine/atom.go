@@ -68,6 +68,17 @@ func (m *Matrix) addAtom(a *atom) {
 	}
 	m.atomByKey[a.key] = a
 	m.atoms = append(m.atoms, a)
+	a.eachSelector(func(s *model.EndpointSelector) { m.askers.add(s, a) })
+}
+
+// eachSelector visits the selectors of pods that the atom looks at.
+func (a *atom) eachSelector(visit func(*model.EndpointSelector)) {
+	for _, s := range a.selectors {
+		visit(s)
+	}
+	for _, p := range a.picked {
+		visit(p.selector)
+	}
 }
 
 // releaseAtom gives a reference back; the identities that only it told apart
@@ -79,6 +90,7 @@ func (m *Matrix) releaseAtom(a *atom) {
 	delete(m.atomByKey, a.key)
 	i := slices.Index(m.atoms, a)
 	m.atoms = slices.Delete(m.atoms, i, i+1)
+	a.eachSelector(func(s *model.EndpointSelector) { m.askers.remove(s, a) })
 	m.freeAtoms = append(m.freeAtoms, a.id)
 	if a.base != nil {
 		m.releaseAtom(a.base)

@@ -60,6 +60,8 @@ type Matrix struct {
 	// rules and what is made of them
 	atoms     []*atom
 	atomByKey map[string]*atom
+	askers    homes[*atom]   // those that ask for pods by labels
+	subjects  homes[*policy] // policies
 	freeAtoms []int
 	nextAtom  int
 	rows      []*Row // whose bits depend on the identity, in no order
@@ -76,8 +78,8 @@ type Matrix struct {
 	expression expression
 }
 
-func newMatrix() *Matrix {
-	return &Matrix{
+func newMatrix() Matrix {
+	return Matrix{
 		endpoints: map[string]*endpoint{}, addresses: map[netip.Addr]owner{}, nodeOf: map[netip.Addr]string{},
 		namespaces: map[string]model.Namespace{}, nodes: map[string]model.Node{}, policies: map[string]*policy{},
 		accounts: map[string]map[string]string{}, tiers: map[string]model.Tier{}, sets: map[string]*model.AddressSet{}, services: map[string]*model.Service{},
@@ -85,14 +87,25 @@ func newMatrix() *Matrix {
 		classByKey: map[string]*class{}, classMemo: map[memoKey]*class{},
 		classesByNamespace: map[string]*bitset{}, classesByLabel: map[string]map[string]*bitset{}, namespaceMemo: map[string]bitset{},
 		podUnits: map[*prefixNode][]*unit{}, sizes: []int{0},
-		atomByKey: map[string]*atom{}, rowSets: map[string]*rowSet{}, gates: map[string]*Gate{},
+		atomByKey: map[string]*atom{}, askers: homes[*atom]{}, subjects: homes[*policy]{}, rowSets: map[string]*rowSet{}, gates: map[string]*Gate{},
 	}
 }
 
 // Compile compiles a cluster from scratch. Gates are compiled when first
 // asked for: a node's agent pays for its own pods only.
 func Compile(c *model.Cluster) *Matrix {
-	m := newMatrix()
+	endpoints := make([]*model.Endpoint, len(c.Endpoints))
+	for i := range c.Endpoints {
+		endpoints[i] = &c.Endpoints[i]
+	}
+	m := &Matrix{}
+	m.compile(c, endpoints)
+	return m
+}
+
+// compile compiles the cluster with those endpoints.
+func (m *Matrix) compile(c *model.Cluster, endpoints []*model.Endpoint) {
+	*m = newMatrix()
 	m.podRanges = slices.Clone(c.PodRanges)
 	for _, ns := range c.Namespaces {
 		m.namespaces[ns.Name] = ns
@@ -102,7 +115,7 @@ func Compile(c *model.Cluster) *Matrix {
 	}
 	m.setReferences(c)
 	policies := m.notePolicies(c.Policies)
-	m.classify(c.Endpoints)
+	m.classify(endpoints)
 	prefixes := append(m.prefixesOf(policies), c.PodRanges...)
 	if m.watchNodes {
 		for a := range m.nodeOf {
@@ -120,7 +133,6 @@ func Compile(c *model.Cluster) *Matrix {
 	}
 	m.delta, m.moved = Delta{}, map[*class]struct{}{}
 	clear(m.classMemo)
-	return m
 }
 
 // owner is the pod that has an address.
@@ -163,13 +175,24 @@ func (m *Matrix) notePolicies(policies []*model.Policy) []*policy {
 	for _, p := range policies {
 		compiled, _ := m.newPolicy(p, func(string) {})
 		if old := m.policies[compiled.key]; old != nil {
+			m.dropPolicy(old)
 			out[slices.Index(out, old)] = compiled
 		} else {
 			out = append(out, compiled)
 		}
-		m.policies[compiled.key] = compiled
+		m.keepPolicy(compiled)
 	}
 	return out
+}
+
+func (m *Matrix) keepPolicy(p *policy) {
+	m.policies[p.key] = p
+	m.subjects.add(&p.Subject, p)
+}
+
+func (m *Matrix) dropPolicy(p *policy) {
+	delete(m.policies, p.key)
+	m.subjects.remove(&p.Subject, p)
 }
 
 // prefixesOf lists every prefix that the policies name.
@@ -199,13 +222,13 @@ func (m *Matrix) prefixesOf(policies []*policy) []netip.Prefix {
 	return out
 }
 
-func (m *Matrix) classify(endpoints []model.Endpoint) {
+func (m *Matrix) classify(endpoints []*model.Endpoint) {
 	m.endpoints = make(map[string]*endpoint, len(endpoints))
 	m.addresses = make(map[netip.Addr]owner, len(endpoints))
 	slab := make([]endpoint, len(endpoints))
-	for i := range endpoints {
+	for i, pod := range endpoints {
 		e := &slab[i]
-		e.Endpoint, e.key = &endpoints[i], endpoints[i].Key()
+		e.Endpoint, e.key = pod, pod.Key()
 		m.endpoints[e.key] = e
 		if !e.HostNetwork {
 			m.enter(e, m.classOf(e.Endpoint))

@@ -12,8 +12,7 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	clientscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/klog/v2"
@@ -27,11 +26,12 @@ const (
 
 // Agents finds the pod of each node's agent, by node.
 func Agents(ctx context.Context, cfg *rest.Config) (map[string]string, error) {
-	c, err := kubernetes.NewForConfig(cfg)
+	c, err := podClient(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a client of the API server: %w", err)
+		return nil, err
 	}
-	list, err := c.CoreV1().Pods(AgentNamespace).List(ctx, metav1.ListOptions{LabelSelector: agentSelector})
+	var list corev1.PodList
+	err = c.Get().Resource("pods").Namespace(AgentNamespace).VersionedParams(&metav1.ListOptions{LabelSelector: agentSelector}, metav1.ParameterCodec).Do(ctx).Into(&list)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the agents' pods: %w", err)
 	}
@@ -47,15 +47,25 @@ func Agents(ctx context.Context, cfg *rest.Config) (map[string]string, error) {
 	return out, nil
 }
 
-// DialAgent runs a command in an agent's pod, with the rights of the user, and
-// makes a connection of its input and output. It ends with the connection.
-func DialAgent(ctx context.Context, cfg *rest.Config, pod string, command ...string) (net.Conn, error) {
-	c, err := kubernetes.NewForConfig(cfg)
+// podClient asks for pods. A client of every resource there is, as client-go
+// has it, would be a quarter of the program, and of each agent's memory.
+func podClient(cfg *rest.Config) (rest.Interface, error) {
+	h, err := rest.HTTPClientFor(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a client of the API server: %w", err)
 	}
-	r := c.CoreV1().RESTClient().Post().Resource("pods").Namespace(AgentNamespace).Name(pod).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Container: "agent", Command: command, Stdin: true, Stdout: true, Stderr: true}, clientscheme.ParameterCodec)
+	return typedClient(cfg, h, corev1.SchemeGroupVersion)
+}
+
+// DialAgent runs a command in an agent's pod, with the rights of the user, and
+// makes a connection of its input and output. It ends with the connection.
+func DialAgent(ctx context.Context, cfg *rest.Config, pod string, command ...string) (net.Conn, error) {
+	c, err := podClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	r := c.Post().Resource("pods").Namespace(AgentNamespace).Name(pod).SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{Container: "agent", Command: command, Stdin: true, Stdout: true, Stderr: true}, runtime.NewParameterCodec(scheme))
 	e, err := remotecommand.NewWebSocketExecutor(cfg, "GET", r.URL().String())
 	if err != nil {
 		return nil, fmt.Errorf("cannot run a command in pod %s/%s: %w", AgentNamespace, pod, err)

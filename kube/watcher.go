@@ -44,11 +44,14 @@ type pace struct {
 	probe    time.Duration // between questions whether an API server that is away is back, and as much again by chance
 	discover time.Duration // between looks for optional resources that nothing tells of
 	appear   time.Duration // for which a resource that was told of is looked for at once
+	gather   time.Duration // between two Updates at least, a policy in the second
+	gathered time.Duration // between two Updates without one
 }
 
 var standardPace = pace{
 	silence: 3 * time.Minute, backoff: 500 * time.Millisecond, refused: 500 * time.Millisecond, longest: 15 * time.Second,
 	probe: 500 * time.Millisecond, discover: 5 * time.Minute, appear: 10 * time.Second,
+	gather: 20 * time.Millisecond, gathered: 40 * time.Millisecond,
 }
 
 // Update is everything that changed in the cluster since the Update before.
@@ -73,11 +76,13 @@ type Watcher struct {
 	health []*health       // as resources
 	told   []chan struct{} // as resources: its definition changed
 	wake   chan struct{}
+	hurry  chan struct{} // a policy is waiting
 
 	mu        sync.Mutex
 	state     *state
 	revisions map[string]string
-	rewritten bool // a policy since the last Update, be it an annotation
+	rewritten bool      // a policy since the last Update, be it an annotation
+	taken     time.Time // when the last Update was
 	running   bool
 }
 
@@ -91,7 +96,7 @@ func New(cfg Config) (*Watcher, error) {
 		return nil, fmt.Errorf("cannot connect to the API server: %w", err)
 	}
 	w := &Watcher{
-		client: c, pool: newPool(), log: cfg.Log, pace: standardPace, wake: make(chan struct{}, 1),
+		client: c, pool: newPool(), log: cfg.Log, pace: standardPace, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		state: newState(cfg.PodRanges), revisions: map[string]string{},
 	}
 	if w.log == nil {
@@ -114,10 +119,7 @@ func New(cfg Config) (*Watcher, error) {
 func (w *Watcher) tell(definition string) {
 	for i, r := range resources {
 		if definition == r.name() || definition == r.gvr.Version+"."+r.gvr.Group {
-			select {
-			case w.told[i] <- struct{}{}:
-			default:
-			}
+			signal(w.told[i])
 		}
 	}
 }
@@ -279,6 +281,9 @@ func (s *sink) take(o any, deleted bool) error {
 	s.w.revisions[s.r.name()] = i.ResourceVersion
 	s.w.rewritten = s.w.rewritten || s.r.policy
 	s.w.mu.Unlock()
+	if s.r.policy {
+		signal(s.w.hurry)
+	}
 	s.w.stir()
 	return nil
 }
@@ -310,20 +315,25 @@ func (s *sink) UpdateResourceVersion(version string) {
 }
 
 // stir has Next look again.
-func (w *Watcher) stir() {
+func (w *Watcher) stir() { signal(w.wake) }
+
+func signal(c chan struct{}) {
 	select {
-	case w.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
 
 // Next waits until something changed since it last returned, and returns all
-// of it as one Update, which must be applied: nothing is said twice. The first
+// of it as one Update, which must be applied: nothing is said twice. While
+// much changes it is gathered: to bring it into force costs as much for one
+// change as for a few. What comes alone does not wait, and a policy hardly. The first
 // waits until every resource is listed; one that the cluster may do without
 // does not hold it up if it is absent or refused, or, if it holds no policies,
 // cannot be read for long.
 // The only error is the context's.
 func (w *Watcher) Next(ctx context.Context) (Update, error) {
+	w.rest(ctx)
 	for {
 		if u, ok := w.take(); ok {
 			return u, nil
@@ -333,6 +343,25 @@ func (w *Watcher) Next(ctx context.Context) (Update, error) {
 			return Update{}, ctx.Err()
 		case <-w.wake:
 		}
+	}
+}
+
+// rest waits until the next Update may be taken.
+func (w *Watcher) rest(ctx context.Context) {
+	w.mu.Lock()
+	since := time.Since(w.taken)
+	w.mu.Unlock()
+	if since >= w.pace.gathered {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(w.pace.gather - since):
+	}
+	select {
+	case <-ctx.Done():
+	case <-w.hurry:
+	case <-time.After(w.pace.gathered - max(since, w.pace.gather)):
 	}
 }
 
@@ -347,7 +376,11 @@ func (w *Watcher) take() (Update, bool) {
 	// that changes nothing, too.
 	ok = ok || w.state.started && w.rewritten
 	if ok {
-		w.rewritten = false
+		w.rewritten, w.taken = false, time.Now()
+		select {
+		case <-w.hurry:
+		default:
+		}
 		u.Revisions = maps.Clone(w.revisions)
 		for _, r := range definitions {
 			delete(u.Revisions, r.name())

@@ -678,3 +678,33 @@ func TestAnUpdateNamesItsOwnVersion(t *testing.T) {
 		}
 	}
 }
+
+// While much changes pods wait for each other, and a policy for none of them.
+func TestChangesAreGathered(t *testing.T) {
+	s := world(t)
+	p := hurried()
+	p.gather, p.gathered = time.Millisecond, time.Second
+	f := following(t, s, p)
+	f.next()
+	begin := time.Now()
+	s.put("pods", podObject("a", "one", "10.0.0.3", nil))
+	time.Sleep(20 * time.Millisecond)
+	s.put("pods", podObject("a", "two", "10.0.0.4", nil))
+	u := f.next()
+	if took := time.Since(begin); len(u.Change.Endpoints) != 2 || took < 500*time.Millisecond {
+		t.Errorf("after %s an update of %d pods, want 2 after a second", took, len(u.Change.Endpoints))
+	}
+	begin = time.Now()
+	s.put("pods", podObject("a", "three", "10.0.0.5", nil))
+	s.put("networkpolicies", policyObject("b", "none", jsonObject{"podSelector": jsonObject{}}))
+	if u := f.next(); time.Since(begin) > 500*time.Millisecond || len(u.Change.Policies) != 1 {
+		t.Errorf("after %s an update of %d policies", time.Since(begin), len(u.Change.Policies))
+	}
+	time.Sleep(p.gathered)
+	begin = time.Now()
+	s.put("pods", podObject("a", "four", "10.0.0.6", nil))
+	if f.next(); time.Since(begin) > 500*time.Millisecond {
+		t.Errorf("a change that comes alone waited for %s", time.Since(begin))
+	}
+	f.caughtUp()
+}

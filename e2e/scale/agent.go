@@ -208,7 +208,8 @@ func (a *Agent) Metrics() (map[string]float64, error) {
 }
 
 // Latencies says in what time the q'th part of all publications between two
-// readings of the metrics came into force, at most, and how many there were.
+// readings of the metrics came into force, and how many there were. Between
+// the bounds of the histogram it is as PromQL's histogram_quantile guesses.
 func Latencies(before, after map[string]float64, q float64) (at time.Duration, count int) {
 	const name = "sallyport_programming_seconds"
 	type bucket struct{ bound, count float64 }
@@ -224,10 +225,14 @@ func Latencies(before, after map[string]float64, q float64) (at time.Duration, c
 	}
 	slices.SortFunc(list, func(a, b bucket) int { return int(math.Copysign(1, a.bound-b.bound)) })
 	total := after[name+"_count"] - before[name+"_count"]
+	below := bucket{}
 	for _, b := range list {
 		if b.count >= q*total && !math.IsInf(b.bound, 1) {
-			return time.Duration(b.bound * float64(time.Second)), int(total)
+			part := (q*total - below.count) / max(b.count-below.count, 1)
+			at := time.Duration((below.bound + part*(b.bound-below.bound)) * float64(time.Second))
+			return at.Round(100 * time.Microsecond), int(total)
 		}
+		below = b
 	}
 	return time.Hour, int(total)
 }
