@@ -126,6 +126,23 @@ func (p *pod) id() string { return p.ns + "." + p.name }
 
 func (p *pod) at(port int) string { return net.JoinHostPort(p.ip, strconv.Itoa(port)) }
 
+// ips are the pod's addresses, of one family or both.
+func (p *pod) ips() []string {
+	if p.ip6 == "" {
+		return []string{p.ip}
+	}
+	return []string{p.ip, p.ip6}
+}
+
+// everywhere is the port at all of the pod's addresses, as the prober takes targets.
+func (p *pod) everywhere(port int) string {
+	out := p.at(port)
+	if p.ip6 != "" {
+		out += "," + p.at6(port)
+	}
+	return out
+}
+
 func (p *pod) at6(port int) string { return net.JoinHostPort(p.ip6, strconv.Itoa(port)) }
 
 func (p *pod) object() object {

@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -32,12 +33,12 @@ func (l lab) hunt(hunters []*pod) (stop func()) {
 	known := map[string]bool{}
 	look := func() (found []string) {
 		for _, n := range l.Nodes {
-			names, _ := filepath.Glob(filepath.Join(n.Root(leases), "10.*"))
+			names, _ := os.ReadDir(n.Root(leases))
 			for _, name := range names {
-				ip := filepath.Base(name)
+				ip := name.Name()
 				if _, err := netip.ParseAddr(ip); err == nil && !known[ip] {
 					known[ip] = true
-					found = append(found, ip+":7000")
+					found = append(found, net.JoinHostPort(ip, "7000"))
 				}
 			}
 		}
@@ -92,7 +93,7 @@ type starts struct {
 	answered uint64        // packets of hunters that were answered
 	hunted   uint64        // packets that hunters sent
 	sent     uint64        // packets that pods sent
-	reached  int           // pods whose packets arrived at their peer
+	reached  int           // pods whose packets arrived at their peer, by every family
 	first    time.Duration // the longest time from a pod's first instruction until its peer heard of it
 	ready    time.Duration // the batches were not ready
 }
@@ -134,7 +135,7 @@ func (l lab) podStarts(total, batch int, isolated bool) (r starts) {
 			i := len(prey) + len(some)
 			some = append(some, &pod{
 				ns: home, name: fmt.Sprint("prey-", i), node: l.Nodes[i%len(l.Nodes)],
-				args: []string{"-listen", "7000", "-to", victim.at(7000) + "," + ally.at(7000), "-burst", "500ms", "-then", "1s"},
+				args: []string{"-listen", "7000", "-to", victim.everywhere(7000) + "," + ally.everywhere(7000), "-burst", "500ms", "-then", "1s"},
 			})
 		}
 		clock := time.Now()
@@ -144,7 +145,7 @@ func (l lab) podStarts(total, batch int, isolated bool) (r starts) {
 		// Each gets its time to reach the peer, of which other nodes must hear.
 		deadline := time.Now().Add(5 * time.Second)
 		for _, p := range some {
-			for states[p] = l.state(p); arrived(states[p], ally.ip, prober.TCPAnswer) == 0 && time.Now().Before(deadline); states[p] = l.state(p) {
+			for states[p] = l.state(p); !answered(states[p], ally) && time.Now().Before(deadline); states[p] = l.state(p) {
 				time.Sleep(100 * time.Millisecond)
 			}
 		}
@@ -158,7 +159,7 @@ func (l lab) podStarts(total, batch int, isolated bool) (r starts) {
 		s := l.state(h)
 		r.hunted += s.Sent
 		for _, p := range prey {
-			r.answered += arrived(s, p.ip, prober.UDPAnswer, prober.TCPAnswer, prober.Unreachable)
+			r.answered += from(s, p, prober.UDPAnswer, prober.TCPAnswer, prober.Unreachable)
 		}
 	}
 	atVictim, atAlly := l.state(victim), l.state(ally)
@@ -166,22 +167,35 @@ func (l lab) podStarts(total, batch int, isolated bool) (r starts) {
 		s := states[p]
 		r.sent += s.Sent
 		for _, h := range hunters {
-			r.in += arrived(s, h.ip)
+			r.in += from(s, h)
 		}
-		r.out += arrived(atVictim, p.ip)
-		if arrived(atAlly, p.ip, prober.UDPRequest) > 0 && arrived(s, ally.ip, prober.TCPAnswer) > 0 {
+		r.out += from(atVictim, p)
+		if !slices.ContainsFunc(p.ips(), func(ip string) bool { return arrived(atAlly, ip, prober.UDPRequest) == 0 }) && answered(s, ally) {
 			r.reached++
 		}
 		for _, a := range atAlly.Arrivals {
-			if a.From == p.ip {
+			if slices.Contains(p.ips(), a.From) {
 				r.first = max(r.first, a.First.Sub(s.Began))
 				break
 			}
 		}
 	}
-	l.t.Logf("%d pods in %.0f s; they sent %d packets, hunters %d; leaked %d out, %d in, %d answered; %d reached their peer, the slowest %v after its first instruction",
-		r.pods, r.ready.Seconds(), r.sent, r.hunted, r.out, r.in, r.answered, r.reached, r.first.Round(time.Millisecond))
+	l.t.Logf("%d pods of %d families in %.0f s; they sent %d packets, hunters %d; leaked %d out, %d in, %d answered; %d reached their peer, the slowest %v after its first instruction",
+		r.pods, len(victim.ips()), r.ready.Seconds(), r.sent, r.hunted, r.out, r.in, r.answered, r.reached, r.first.Round(time.Millisecond))
 	return r
+}
+
+// from counts what came from any of the pod's addresses.
+func from(s prober.State, p *pod, kinds ...string) (n uint64) {
+	for _, ip := range p.ips() {
+		n += arrived(s, ip, kinds...)
+	}
+	return n
+}
+
+// answered says whether every address of the pod has answered a SYN.
+func answered(s prober.State, p *pod) bool {
+	return !slices.ContainsFunc(p.ips(), func(ip string) bool { return arrived(s, ip, prober.TCPAnswer) == 0 })
 }
 
 const conflist = "/etc/cni/net.d/10-e2e.conflist"

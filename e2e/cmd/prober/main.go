@@ -44,7 +44,7 @@ func main() {
 		if err := r.open(); err != nil {
 			log.Fatalf("prober: cannot listen to packets: %v", err)
 		}
-		go r.run()
+		r.run()
 		go s.run()
 	}
 	for spec := range strings.SplitSeq(*listen, ",") {

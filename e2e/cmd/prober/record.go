@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"sync"
@@ -21,7 +22,7 @@ const (
 // record counts the packets that arrive at the pod's device, whether anybody
 // listens for them or not.
 type record struct {
-	fd   int
+	fds  []int // of each family
 	mu   sync.Mutex
 	seen map[arrival]*prober.Arrival
 }
@@ -35,19 +36,30 @@ type arrival struct {
 
 func newRecord() *record { return &record{seen: map[arrival]*prober.Arrival{}} }
 
-func (r *record) open() (err error) {
-	const ip = syscall.ETH_P_IP<<8&0xff00 | syscall.ETH_P_IP>>8 // in the network's order
-	r.fd, err = syscall.Socket(syscall.AF_PACKET, syscall.SOCK_DGRAM, ip)
-	if err == nil {
-		err = syscall.SetsockoptInt(r.fd, syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1<<20)
+func (r *record) open() error {
+	for _, family := range []uint16{syscall.ETH_P_IP, syscall.ETH_P_IPV6} {
+		fd, err := syscall.Socket(syscall.AF_PACKET, syscall.SOCK_DGRAM, int(bits.ReverseBytes16(family)))
+		if err == nil {
+			err = syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1<<20)
+		}
+		if err != nil {
+			return err
+		}
+		r.fds = append(r.fds, fd)
 	}
-	return err
+	return nil
 }
 
 func (r *record) run() {
+	for _, fd := range r.fds {
+		go r.read(fd)
+	}
+}
+
+func (r *record) read(fd int) {
 	b := make([]byte, 2048)
 	for {
-		n, from, err := syscall.Recvfrom(r.fd, b, 0)
+		n, from, err := syscall.Recvfrom(fd, b, 0)
 		if err != nil {
 			continue
 		}
@@ -57,19 +69,29 @@ func (r *record) run() {
 	}
 }
 
-// packet records an IPv4 packet.
+// unreachable is the type and code with which a pod says that it has no such
+// port, by the protocol of ICMP.
+var unreachable = map[byte][2]byte{syscall.IPPROTO_ICMP: {3, 3}, syscall.IPPROTO_ICMPV6: {1, 4}}
+
+// packet records an IP packet; of IPv6 those without extension headers.
 func (r *record) packet(b []byte) {
-	if len(b) < 20 || b[0]>>4 != 4 {
+	if len(b) < 20 {
 		return
 	}
-	head := int(b[0]&15) * 4
-	from, _ := netip.AddrFromSlice(b[12:16])
+	head, source, protocol := int(b[0]&15)*4, b[12:16], b[9]
+	if b[0]>>4 == 6 {
+		if len(b) < 40 {
+			return
+		}
+		head, source, protocol = 40, b[8:24], b[6]
+	}
+	from, _ := netip.AddrFromSlice(source)
 	if from.IsLoopback() || len(b) < head+8 {
 		return
 	}
 	p := b[head:]
 	key, seq := arrival{from: from, port: binary.BigEndian.Uint16(p[2:])}, uint32(0)
-	switch b[9] {
+	switch protocol {
 	case syscall.IPPROTO_UDP:
 		body := p[8:]
 		if len(body) < len(magic)+4 || !bytes.HasPrefix(body, []byte(magic)) {
@@ -93,8 +115,8 @@ func (r *record) packet(b []byte) {
 		default:
 			return
 		}
-	case syscall.IPPROTO_ICMP:
-		if p[0] != 3 || p[1] != 3 { // "port unreachable" is the pod itself
+	case syscall.IPPROTO_ICMP, syscall.IPPROTO_ICMPV6:
+		if [2]byte(p) != unreachable[protocol] {
 			return
 		}
 		key.kind, key.port = prober.Unreachable, 0

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"log"
 	"net"
 	"net/netip"
@@ -19,9 +20,14 @@ type sender struct {
 	targets atomic.Pointer[[]netip.AddrPort]
 	seq     atomic.Uint32
 	sent    [1 << 16]atomic.Int64 // when, by number
-	raw     int
-	udp     *net.UDPConn
-	from    netip.Addr
+	v4, v6  family
+}
+
+// family is what sends packets of one.
+type family struct {
+	raw  int
+	udp  *net.UDPConn
+	from netip.Addr // invalid: the pod has no address of it
 }
 
 func newSender() *sender {
@@ -49,19 +55,31 @@ func (s *sender) at(seq uint32) time.Time { return time.Unix(0, s.sent[uint16(se
 
 // open makes the sockets: SYNs are made by hand, so that none waits for the
 // one before.
-func (s *sender) open() (err error) {
-	if s.raw, err = syscall.Socket(syscall.AF_INET, syscall.SOCK_RAW, syscall.IPPROTO_TCP); err != nil {
-		return err
-	}
-	if s.udp, err = net.ListenUDP("udp4", nil); err != nil {
-		return err
-	}
+func (s *sender) open() error {
 	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return err
+	}
 	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && !p.Addr().IsLoopback() {
-			s.from = p.Addr()
+		switch p, err := netip.ParsePrefix(a.String()); {
+		case err != nil || p.Addr().IsLoopback() || p.Addr().IsLinkLocalUnicast():
+		case p.Addr().Is4():
+			s.v4.from = p.Addr()
+		default:
+			s.v6.from = p.Addr()
 		}
 	}
+	return errors.Join(s.v4.open(syscall.AF_INET, "udp4"), s.v6.open(syscall.AF_INET6, "udp6"))
+}
+
+func (f *family) open(number int, udp string) (err error) {
+	if !f.from.IsValid() {
+		return nil
+	}
+	if f.raw, err = syscall.Socket(number, syscall.SOCK_RAW, syscall.IPPROTO_TCP); err != nil {
+		return err
+	}
+	f.udp, err = net.ListenUDP(udp, nil)
 	return err
 }
 
@@ -91,10 +109,21 @@ func (s *sender) run() {
 // send sends a datagram and a SYN. A packet that the node refuses is one that
 // does not arrive.
 func (s *sender) send(t netip.AddrPort) {
+	f := &s.v4
+	if t.Addr().Is6() {
+		f = &s.v6
+	}
+	if !f.from.IsValid() {
+		return
+	}
 	seq := s.next()
-	_, _ = s.udp.WriteToUDPAddrPort(binary.BigEndian.AppendUint32([]byte(magic), seq), t)
+	_, _ = f.udp.WriteToUDPAddrPort(binary.BigEndian.AppendUint32([]byte(magic), seq), t)
 	seq = s.next()
-	_ = syscall.Sendto(s.raw, s.syn(t, seq), 0, &syscall.SockaddrInet4{Addr: t.Addr().As4()})
+	var to syscall.Sockaddr = &syscall.SockaddrInet6{Addr: t.Addr().As16()}
+	if t.Addr().Is4() {
+		to = &syscall.SockaddrInet4{Addr: t.Addr().As4()}
+	}
+	_ = syscall.Sendto(f.raw, syn(f.from, t, seq), 0, to)
 }
 
 // magic begins every numbered datagram.
@@ -107,15 +136,14 @@ func (s *sender) next() uint32 {
 }
 
 // syn is a TCP segment that asks for a connection, from a port of its own.
-func (s *sender) syn(t netip.AddrPort, seq uint32) []byte {
+func syn(from netip.Addr, t netip.AddrPort, seq uint32) []byte {
 	b := make([]byte, 20)
 	binary.BigEndian.PutUint16(b[0:], uint16(20000+seq%40000))
 	binary.BigEndian.PutUint16(b[2:], t.Port())
 	binary.BigEndian.PutUint32(b[4:], seq)
 	b[12], b[13] = 5<<4, flagSYN
 	binary.BigEndian.PutUint16(b[14:], 1024)
-	from, to := s.from.As4(), t.Addr().As4()
-	pseudo := append(append(append([]byte{}, from[:]...), to[:]...), 0, syscall.IPPROTO_TCP, 0, 20)
+	pseudo := append(append(from.AsSlice(), t.Addr().AsSlice()...), 0, syscall.IPPROTO_TCP, 0, 20) // as good as IPv6's for the sum
 	binary.BigEndian.PutUint16(b[16:], checksum(append(pseudo, b...)))
 	return b
 }
