@@ -1,6 +1,8 @@
 package cilium
 
 import (
+	"slices"
+
 	"github.com/sallyport-dev/sallyport/dialect/field"
 	"github.com/sallyport-dev/sallyport/model"
 )
@@ -35,6 +37,10 @@ func (d *decoder) item(c field.Cursor, l list) []model.Rule {
 	plain.AnyPeer = from.any || !from.given || from.anyPorts && ports.given
 	if !plain.AnyPeer {
 		plain.Peers = from.list
+	}
+	own := func(p model.Peer) bool { return p.Nodes != nil && p.Nodes.Which == model.OwnNode }
+	if l.action == model.Deny && l.direction == model.Ingress && slices.ContainsFunc(plain.Peers, own) {
+		c.Report(model.Warning, "the pod's own node is not kept out: it always reaches its pods, as the kubelet's probes must", "Cilium would shut it out, and the kubelet with it; take \"host\" out if others are meant")
 	}
 	return ports.rules(plain, auth)
 }
