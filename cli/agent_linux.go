@@ -55,6 +55,7 @@ send nor receive. With --cni a pod starts only when its policies are in force.`,
 	flags.BoolVar(&f.pprof, "pprof", false, "profiles at the HTTP address, below /debug/pprof/")
 	flags.StringVar(&f.pin, "pin", bpf.DefaultPin, "folder of bpffs for maps and links")
 	flags.StringVar(&f.spaces, "netns", "/run/netns", "folder with the pods' network namespaces, for probes")
+	clusterNameFlag(c, &s.clusterName)
 	flags.StringSliceVar(&f.podRanges, "pod-cidr", nil, "range of pod addresses beside those that nodes and IPAM objects name (repeatable)")
 	flags.BoolVar(&f.cni, "cni", false, "keep the CNI plugin behind the node's CNI: pods start when their policies are in force")
 	flags.StringVar(&f.cniConf, "cni-conf-dir", cni.ConfDir, "folder of CNI configurations")
@@ -89,7 +90,7 @@ func (s *session) agent(ctx context.Context, f agentFlags) error {
 	}
 	// A node is near the API server, and its processor is the pods'.
 	cfg.DisableCompression = true
-	world, err := kube.New(kube.Config{REST: cfg, Log: log, PodRanges: ranges})
+	world, err := kube.New(kube.Config{REST: cfg, Log: log, PodRanges: ranges, ClusterName: s.clusterName})
 	if err != nil {
 		return environment(err)
 	}

@@ -44,6 +44,7 @@ Exit code 1 if something differs.`,
 	flags.IntVar(&f.tries, "tries", 5, "how often to look while something differs")
 	flags.Uint64Var(&f.seed, "seed", 1, "chooses the peers")
 	s.cluster.add(c)
+	clusterNameFlag(c, &s.clusterName)
 	s.outputFlag(c, "text", "text", "json")
 	return c
 }
@@ -64,6 +65,7 @@ func (s *session) audit(ctx context.Context, f auditFlags) error {
 		if err != nil {
 			return environment(err)
 		}
+		c.Name = s.clusterName
 		if found, err = agent.Compare(c, node, f.pin, f.peers, f.seed); err != nil {
 			return environment(err)
 		}

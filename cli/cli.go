@@ -56,6 +56,7 @@ type session struct {
 	dualStack      bool
 	nodes          int
 	profile        string
+	clusterName    string
 	cluster        clusterFlags
 }
 
@@ -114,7 +115,13 @@ func (s *session) inputFlags(c *cobra.Command) {
 	c.Flags().BoolVar(&s.dualStack, "dual-stack", false, "give pods, nodes and Services IPv6 addresses too")
 	c.Flags().IntVar(&s.nodes, "nodes", 1, "nodes to assume where the input has no Node")
 	c.Flags().StringVar(&s.profile, "profile", "", "read what Kubernetes leaves open as kubernetes, calico or cilium does (default kubernetes)")
+	clusterNameFlag(c, &s.clusterName)
 	_ = c.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions([]string{"kubernetes", "calico", "cilium"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// clusterNameFlag adds --cluster-name, which must be the same everywhere.
+func clusterNameFlag(c *cobra.Command, name *string) {
+	c.Flags().StringVar(name, "cluster-name", os.Getenv("SALLYPORT_CLUSTER_NAME"), "this cluster's name, for policies that name clusters (default \"default\", else $SALLYPORT_CLUSTER_NAME)")
 }
 
 // liveFlags adds the flags of commands that read a live cluster where no
@@ -173,13 +180,15 @@ func (s *session) load() (*manifest.Result, error) {
 	return r, s.readAs(r.Cluster)
 }
 
-// readAs has the policies read as the profile that was asked for reads them.
+// readAs has the policies read as the profile that was asked for reads them,
+// in the cluster of the name that was given.
 func (s *session) readAs(c *model.Cluster) error {
 	p, err := s.reading()
 	if err != nil {
 		return err
 	}
 	p.Read(c.Policies)
+	c.Name = s.clusterName
 	return nil
 }
 

@@ -109,3 +109,28 @@ func TestKindsByOtherNames(t *testing.T) {
 		}
 	}
 }
+
+func TestPoliciesThatNameTheCluster(t *testing.T) {
+	text := shop + `
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: of-prod, namespace: shop}
+spec:
+  endpointSelector: {}
+  ingressDeny:
+  - fromEndpoints:
+    - matchLabels: {io.cilium.k8s.policy.cluster: prod}
+  ingress:
+  - fromEntities: [cluster]
+`
+	for name, want := range map[string]int{"": ExitFine, "staging": ExitFine, "prod": ExitFindings} {
+		if code, out, stderr := run(t, text, "explain", "-f", "-", "--cluster-name", name, "shop/web", "shop/db", "5432"); code != want {
+			t.Errorf("in cluster %q exit %d, want %d\n%s%s", name, code, want, out, stderr)
+		}
+	}
+	t.Setenv("SALLYPORT_CLUSTER_NAME", "prod")
+	if code, _, _ := run(t, text, "explain", "-f", "-", "shop/web", "shop/db", "5432"); code != ExitFindings {
+		t.Errorf("by the environment: exit %d", code)
+	}
+}

@@ -149,6 +149,7 @@ func (s *session) read(ctx context.Context, in *input, kubeconfig string, profil
 		return err
 	}
 	profile.Read(cluster.Policies)
+	cluster.Name = s.clusterName
 	in.matrix = engine.Compile(cluster)
 	return nil
 }

@@ -55,6 +55,7 @@ func (s *session) live(ctx context.Context, expect []string, print func([]caseRe
 		return environment(err)
 	}
 	s.printProblems(problems)
+	c.Name = s.clusterName
 	agents, err := clusterAgents(ctx, cfg, "")
 	if err != nil {
 		return err

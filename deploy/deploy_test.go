@@ -168,7 +168,7 @@ func TestManifestsAreMadeFromTheChart(t *testing.T) {
 
 func TestValuesArriveWhereTheyBelong(t *testing.T) {
 	o := objects(t, render(t, map[string]any{
-		"image": "registry:5000/sallyport:v1", "imagePullPolicy": "Always", "extraArgs": []any{"--pod-cidr=10.0.0.0/8", `a "b"`},
+		"image": "registry:5000/sallyport:v1", "imagePullPolicy": "Always", "clusterName": "prod", "extraArgs": []any{"--pod-cidr=10.0.0.0/8", `a "b"`},
 		"cni":       map[string]any{"confDir": "/a/net.d", "binDir": "/a/bin"},
 		"resources": map[string]any{"requests": map[string]any{"cpu": "1"}, "limits": map[string]any{"memory": "1Gi"}},
 	}))
@@ -177,7 +177,7 @@ func TestValuesArriveWhereTheyBelong(t *testing.T) {
 	}
 	pod := o["DaemonSet"].(*appsv1.DaemonSet).Spec.Template.Spec
 	c := pod.Containers[0]
-	if c.Image != "registry:5000/sallyport:v1" || c.ImagePullPolicy != "Always" || !slices.Equal(c.Args[4:], []string{"--pod-cidr=10.0.0.0/8", `a "b"`}) ||
+	if c.Image != "registry:5000/sallyport:v1" || c.ImagePullPolicy != "Always" || !slices.Equal(c.Args[4:], []string{"--cluster-name=prod", "--pod-cidr=10.0.0.0/8", `a "b"`}) ||
 		c.Resources.Limits.Memory().String() != "1Gi" || c.Resources.Requests.Cpu().String() != "1" {
 		t.Errorf("container %+v", c)
 	}

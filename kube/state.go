@@ -27,6 +27,7 @@ type state struct {
 	ciliumNodes *store[ranges]
 	definitions *store[string]
 	fixed       []netip.Prefix    // pod ranges that the user gave
+	name        string            // of the cluster
 	defined     func(name string) // is called when a definition has changed
 
 	podAt   claims[*pod]
@@ -372,7 +373,7 @@ func (s *state) snapshot() *model.Cluster {
 
 // cluster is everything but the Services, in order.
 func (s *state) cluster() *model.Cluster {
-	c := &model.Cluster{Revision: s.revision, PodRanges: slices.Clone(s.ranges)}
+	c := &model.Cluster{Name: s.name, Revision: s.revision, PodRanges: slices.Clone(s.ranges)}
 	named := map[string]struct{}{}
 	c.Endpoints = make([]model.Endpoint, 0, len(s.pods.rows))
 	for _, k := range sortedKeys(s.pods.rows) {

@@ -32,6 +32,8 @@ type Config struct {
 	Log       *slog.Logger   // nil: none
 	PodRanges []netip.Prefix // beside those that nodes and IPAM objects name
 
+	ClusterName string // where policies name clusters; "" is model.Cluster's
+
 	pace *pace // tests are in a hurry
 }
 
@@ -110,7 +112,7 @@ func New(cfg Config) (*Watcher, error) {
 		w.health = append(w.health, &health{of: r, log: w.log, now: Health{Resource: r.name(), Optional: r.optional, Policies: r.policy}, stir: w.stir})
 		w.told = append(w.told, make(chan struct{}, 1))
 	}
-	w.state.defined = w.tell
+	w.state.defined, w.state.name = w.tell, cfg.ClusterName
 	return w, nil
 }
 

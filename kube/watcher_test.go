@@ -708,3 +708,13 @@ func TestChangesAreGathered(t *testing.T) {
 	}
 	f.caughtUp()
 }
+
+func TestTheClusterHasAName(t *testing.T) {
+	w, err := New(Config{REST: world(t).config(), ClusterName: "prod"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if name := w.Snapshot().Name; name != "prod" {
+		t.Errorf("the cluster is called %q", name)
+	}
+}
