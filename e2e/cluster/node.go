@@ -128,6 +128,16 @@ func (c *Cluster) Reboot(n *Node) error {
 	if err := c.makeRoutes(); err != nil {
 		return err
 	}
+	// Cgroups are memory, too. The kubelet would wait three seconds for each
+	// container that is not there.
+	for _, root := range cgroupRoots() {
+		if err := removeCgroup(filepath.Join(root, cgroup, n.Name)); err != nil {
+			return err
+		}
+	}
+	if err := makeCgroup(n.Name); err != nil {
+		return err
+	}
 	run := filepath.Join(Dir, "nodes", n.Name, "run")
 	entries, err := os.ReadDir(run)
 	if err != nil {
