@@ -82,6 +82,9 @@ func (b *edgeBuilder) narrowed(known map[*model.Interval]model.PortSet, ports mo
 func (b *edgeBuilder) pageOutside(m *engine.Matrix, groups []engine.Group, out *report.Page) {
 	fits := func(text string) bool { return text == "" || text == "external" }
 	for _, a := range m.Outside() {
+		if !slices.ContainsFunc(groups, func(g engine.Group) bool { _, ok := model.SameFamily(g.Endpoints[0].IPs, a); return ok }) {
+			continue // IPv6 where no pod has any
+		}
 		u := len(out.Units)
 		other := engine.Party{Addr: a}
 		out.Units = append(out.Units, report.Unit{Party: other})

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/model"
 )
 
@@ -33,12 +32,14 @@ const mostGraphEdges = 6000
 // vertex is a node of the graph: workloads of one namespace that no policy
 // tells apart, or a whole namespace.
 type vertex struct {
-	names  []string
-	units  []int
-	pods   int
-	column int
-	x, y   int
-	height int
+	names     []string
+	units     []int
+	pods      int
+	folded    bool // it is a namespace
+	namespace string
+	column    int
+	x, y      int
+	height    int
 }
 
 // box is a namespace.
@@ -53,6 +54,8 @@ type box struct {
 type arc struct {
 	from, to *vertex
 	text     string
+	back     bool // it goes there and back
+	free     bool // no policy governs it
 }
 
 // network is the graph before and after it is laid out.
@@ -64,40 +67,44 @@ type network struct {
 	height int
 }
 
-// graph prints the graph as a picture, and returns what is to be said about it.
-func (p Page) graph(w *bufio.Writer) (note string) {
+// graph prints the graph as a picture, below what is to be said about it.
+func (p Page) graph(w *bufio.Writer) {
+	note := func(text string) { fmt.Fprintf(w, "<p class=\"note\">%s</p>\n", html.EscapeString(text)) }
 	g := p.network(false)
 	if len(g.arcs) > p.Limits.Edges || len(p.Cells) > p.Limits.Cells {
 		g = p.network(true)
-		note = "There are more connections than a picture can show: the graph is of namespaces. Search, or choose one, to see its connections."
-	}
-	if len(g.arcs) > mostGraphEdges {
-		return "There are too many namespaces for a graph; the matrix shows them."
+		if len(g.arcs) > mostGraphEdges {
+			note("There are too many namespaces for a graph; the matrix shows them.")
+			return
+		}
+		text := "There are more connections than a picture can show, so the graph is of namespaces, and a number counts the pairs that connect. "
+		if len(g.arcs) > p.Limits.Edges {
+			text += "Point at a namespace to see its lines, or search for one."
+		} else {
+			text += "Choose a line or a namespace to see them."
+		}
+		note(text)
+	} else if slices.ContainsFunc(g.arcs, func(a arc) bool { return a.free }) {
+		w.WriteString("<p class=\"hint\">Dotted: no policy governs it. What connects in the same way is one node.</p>\n")
 	}
 	g.layOut()
 	g.svg(w, len(g.arcs) > p.Limits.Edges)
-	return note
 }
 
-// network makes the vertices: what no policy tells apart is one.
+// network makes the vertices: workloads of a namespace that connect alike are one.
 func (p Page) network(folded bool) *network {
-	type alike struct {
-		namespace       string
-		egress, ingress *engine.Gate
-		identity        engine.Identity
-		host            bool
-		outside         string
-	}
+	type key struct{ namespace, alike string }
 	g := &network{folded: folded}
-	boxes, vertices := map[string]*box{}, map[alike]*vertex{}
+	boxes, vertices := map[string]*box{}, map[key]*vertex{}
 	of := make([]*vertex, len(p.Units))
+	var alike []string
+	if !folded {
+		alike = p.alike()
+	}
 	for _, n := range p.Nodes {
-		k := alike{namespace: n.Namespace}
-		if e := p.Units[n.Unit].Party.Endpoint; !folded && e != nil {
-			k.egress, k.ingress = p.Matrix.Gate(e.Key(), model.Egress), p.Matrix.Gate(e.Key(), model.Ingress)
-			k.identity, k.host = p.Matrix.Identity(p.Units[n.Unit].Party), e.HostNetwork
-		} else if !folded {
-			k.outside = n.Name
+		k := key{namespace: n.Namespace}
+		if !folded {
+			k.alike = alike[n.Unit]
 		}
 		b := boxes[n.Namespace]
 		if b == nil {
@@ -107,7 +114,7 @@ func (p Page) network(folded bool) *network {
 		}
 		v := vertices[k]
 		if v == nil {
-			v = &vertex{}
+			v = &vertex{folded: folded, namespace: n.Namespace}
 			vertices[k] = v
 			b.vertices = append(b.vertices, v)
 		}
@@ -121,7 +128,35 @@ func (p Page) network(folded bool) *network {
 	return g
 }
 
-// join draws the lines between vertices.
+// alike is a text per unit, equal where two connect with everybody in the same
+// way, and with one another as each would with a second pod of its own.
+func (p Page) alike() []string {
+	out := make([]strings.Builder, len(p.Units))
+	known := names{}
+	own := make([]bool, len(p.Units))
+	for _, c := range p.Cells {
+		text := known.of(c.Ports)
+		fmt.Fprintf(&out[c.From], ">%d %s", c.To, text)
+		fmt.Fprintf(&out[c.To], "<%d %s", c.From, text)
+		own[c.From] = own[c.From] || c.From == c.To
+	}
+	texts := make([]string, len(out))
+	for i := range out {
+		if u := p.Units[i]; u.Party.Endpoint != nil && !own[i] {
+			if text := p.Matrix.Gate(u.Party.Endpoint.Key(), model.Egress).PortSet(p.Matrix.Identity(u.Party)).
+				Intersect(p.Matrix.Gate(u.Party.Endpoint.Key(), model.Ingress).PortSet(p.Matrix.Identity(u.Party))).String(); text != "" {
+				fmt.Fprintf(&out[i], ">%d %s<%d %s", i, text, i, text)
+			}
+		}
+		parts := strings.FieldsFunc(strings.NewReplacer(">", "\n>", "<", "\n<").Replace(out[i].String()), func(r rune) bool { return r == '\n' })
+		slices.Sort(parts)
+		texts[i] = strings.Join(parts, "")
+	}
+	return texts
+}
+
+// join draws the lines between vertices. There and back on the same ports is
+// one line with two tips.
 func (g *network) join(p Page, of []*vertex) {
 	type pair [2]*vertex
 	known, at := names{}, map[pair]int{}
@@ -132,17 +167,32 @@ func (g *network) join(p Page, of []*vertex) {
 			continue
 		}
 		k := pair{from, to}
-		if count[k]++; count[k] == 1 {
-			at[k] = len(g.arcs)
-			g.arcs = append(g.arcs, arc{from, to, known.of(c.Ports)})
+		if count[k]++; count[k] > 1 {
+			continue
 		}
+		text, free := known.of(c.Ports), p.free(c)
+		if i, ok := at[pair{to, from}]; ok && from != to && !g.folded && g.arcs[i].text == text {
+			g.arcs[i].back, g.arcs[i].free = true, g.arcs[i].free && free
+			continue
+		}
+		at[k] = len(g.arcs)
+		g.arcs = append(g.arcs, arc{from: from, to: to, text: text, free: free})
 	}
 	if !g.folded {
 		return
 	}
 	for k, i := range at {
-		g.arcs[i].text = fmt.Sprintf("%d connections", count[k])
+		g.arcs[i].text, g.arcs[i].free = fmt.Sprint(count[k]), false
 	}
+}
+
+// free says whether no policy governs either of the cell's doors.
+func (p Page) free(c Cell) bool {
+	door := func(unit int, d model.Direction) bool {
+		e := p.Units[unit].Party.Endpoint
+		return e != nil && p.Matrix.Gate(e.Key(), d) != nil
+	}
+	return !door(c.From, model.Egress) && !door(c.To, model.Ingress)
 }
 
 // ranks puts every vertex into a column, to the right of those that connect to
@@ -231,11 +281,20 @@ func (g *network) layOut() {
 	}
 	inner := make([][][2]int, len(g.boxes))
 	var outer [][2]int
-	for _, a := range g.arcs {
-		i, j := boxOf[a.from], boxOf[a.to]
+	line := func(from, to *vertex) {
+		i, j := boxOf[from], boxOf[to]
 		outer = append(outer, [2]int{i, j})
 		if i == j {
-			inner[i] = append(inner[i], [2]int{within[a.from], within[a.to]})
+			inner[i] = append(inner[i], [2]int{within[from], within[to]})
+		}
+	}
+	for _, a := range g.arcs {
+		if a.free { // what nobody asked for says nothing about who serves whom
+			continue
+		}
+		line(a.from, a.to)
+		if a.back {
+			line(a.to, a.from)
 		}
 	}
 	for i, b := range g.boxes {
@@ -295,7 +354,7 @@ func (g *network) place() {
 		b.x, b.y = x, y
 		y += b.h + boxGap/2
 		width = max(width, b.w)
-		g.width, g.height = max(g.width, x+width+boxGap/2), max(g.height, y)
+		g.width, g.height = max(g.width, x+width+boxGap+20), max(g.height, y)
 		for _, v := range b.vertices {
 			v.x, v.y = v.x+b.x, v.y+b.y
 		}
@@ -304,10 +363,20 @@ func (g *network) place() {
 
 // lines is what a vertex has written on it.
 func (v *vertex) lines() []string {
+	if v.folded {
+		return []string{counted(len(v.names), "workload"), counted(v.pods, "pod")}
+	}
 	if len(v.names) <= mostLines {
 		return v.names
 	}
 	return append(slices.Clone(v.names[:mostLines-1]), fmt.Sprintf("and %d more", len(v.names)-mostLines+1))
+}
+
+func counted(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 // svg prints the picture; the page's style and script know its classes.
@@ -336,24 +405,37 @@ func (g *network) svg(w *bufio.Writer, quiet bool) {
 	w.WriteString("<g class=\"arcs\">\n")
 	for _, a := range g.arcs {
 		path, x, y := a.path()
-		fmt.Fprintf(w, "<g class=\"arc\" data-from=\"%d\" data-to=\"%d\" tabindex=\"0\" role=\"button\"><title>%s → %s: %s</title><path class=\"hit\" d=\"%s\"/><path class=\"line\" d=\"%s\" marker-end=\"url(#tip)\"/>",
-			number[a.from], number[a.to], html.EscapeString(a.from.title()), html.EscapeString(a.to.title()), html.EscapeString(a.text), path, path)
+		class, sign, start := "arc", "→", ""
+		if a.free {
+			class += " free"
+		}
+		if a.back {
+			sign, start = "⇄", " marker-start=\"url(#tip)\""
+			class += " back"
+		}
+		fmt.Fprintf(w, "<g class=\"%s\" data-from=\"%d\" data-to=\"%d\" tabindex=\"0\" role=\"button\"><title>%s %s %s: %s</title><path class=\"hit\" d=\"%s\"/><path class=\"line\" d=\"%s\" marker-end=\"url(#tip)\"%s/>",
+			class, number[a.from], number[a.to], html.EscapeString(a.from.title()), sign, html.EscapeString(a.to.title()), html.EscapeString(a.text), path, path, start)
 		fmt.Fprintf(w, "<text x=\"%d\" y=\"%d\">%s</text></g>\n", x, y, html.EscapeString(cut(a.text, 20)))
 	}
 	w.WriteString("</g>\n")
 	for _, b := range g.boxes {
 		for _, v := range b.vertices {
-			v.svg(w, number[v], b.name, g.folded)
+			v.svg(w, number[v], b.name)
 		}
 	}
 	w.WriteString("</svg>\n")
 }
 
-func (v *vertex) title() string { return strings.Join(v.lines(), ", ") }
+func (v *vertex) title() string {
+	if v.folded {
+		return cmp.Or(v.namespace, "outside")
+	}
+	return strings.Join(v.lines(), ", ")
+}
 
-func (v *vertex) svg(w *bufio.Writer, number int, namespace string, folded bool) {
+func (v *vertex) svg(w *bufio.Writer, number int, namespace string) {
 	units := strings.Trim(fmt.Sprint(v.units), "[]")
-	if folded {
+	if v.folded {
 		units = ""
 	}
 	fmt.Fprintf(w, "<g class=\"node\" data-v=\"%d\" data-units=\"%s\" data-ns=\"%s\" tabindex=\"0\" role=\"button\"><title>%s</title><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"5\"/>",
@@ -372,23 +454,23 @@ func (a arc) path() (path string, x, y int) {
 	y1, y2 := f.y+f.height*2/5, t.y+t.height*3/5
 	if f == t {
 		x1, top := f.x+nodeWidth, f.y
-		return fmt.Sprintf("M%d %dC%d %d %d %d %d %d", x1, y1, x1+34, y1, x1-26, top-30, x1-30, top), x1 + 4, top - 6
+		return fmt.Sprintf("M%d %dC%d %d %d %d %d %d", x1, y1, x1+30, y1, x1-16, top-30, x1-22, top), x1 + 6, top + 4
 	}
 	x1, x2, bend := f.x+nodeWidth, t.x, 0
 	switch {
 	case t.x >= f.x+nodeWidth: // to the right
 		bend = max(30, (x2-x1)/2)
 		path = fmt.Sprintf("M%d %dC%d %d %d %d %d %d", x1, y1, x1+bend, y1, x2-bend, y2, x2, y2)
-		return path, (x1+x2)/2 - 20, (y1+y2)/2 - 4
+		return path, (3*x1+2*x2)/5 - 20, (3*y1+2*y2)/5 - 4
 	case t.x+nodeWidth <= f.x: // back to the left
 		x1, x2 = f.x, t.x+nodeWidth
 		bend = max(30, (x1-x2)/2)
 		path = fmt.Sprintf("M%d %dC%d %d %d %d %d %d", x1, y1, x1-bend, y1, x2+bend, y2, x2, y2)
-		return path, (x1+x2)/2 - 20, (y1+y2)/2 - 4
+		return path, (3*x1+2*x2)/5 - 20, (3*y1+2*y2)/5 - 4
 	}
 	x2 = t.x + nodeWidth // above or below: around the right side
 	bend = 30 + min(60, max(y1-y2, y2-y1)/6)
 	side := max(x1, x2)
 	path = fmt.Sprintf("M%d %dC%d %d %d %d %d %d", x1, y1, side+bend, y1, side+bend, y2, x2, y2)
-	return path, side + bend*3/4 - 10, (y1+y2)/2 + 3
+	return path, side + bend*3/4 - 8, (3*y1+2*y2)/5 + 3
 }

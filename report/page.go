@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"html"
 	"io"
 	"net/netip"
 
@@ -94,9 +93,7 @@ func (p Page) HTML(w io.Writer) error {
 `, digest(pageStyle), digest(pageScript), pageStyle)
 	out.WriteString(pageBody)
 	out.WriteString("<section id=\"graph\" aria-label=\"graph\">\n")
-	if note := p.graph(out); note != "" {
-		fmt.Fprintf(out, "<p class=\"note\">%s</p>\n", html.EscapeString(note))
-	}
+	p.graph(out)
 	out.WriteString("</section>\n</main>\n<script type=\"application/json\" id=\"data\">")
 	out.Write(data)
 	fmt.Fprintf(out, "</script>\n<script>%s</script>\n</body>\n</html>\n", pageScript)

@@ -106,9 +106,9 @@ function count(r, c) {
   return n;
 }
 
-const label = n => {
+const label = (n, whole) => {
   const s = el("span", { title: n.n });
-  if (!folded && n.g && n.n.startsWith(n.g + "/")) s.append(n.n.slice(n.g.length + 1)); else s.append(n.n);
+  if (!folded && n.g && n.n.startsWith(n.g + "/")) s.append(whole ? el("span", { class: "n" }, n.g + "/") : "", n.n.slice(n.g.length + 1)); else s.append(n.n);
   if (n.p > 1) s.append(el("span", { class: "n" }, " ×" + n.p));
   return s;
 };
@@ -125,7 +125,13 @@ const nsButton = (ns, shut, n) => {
   return b;
 };
 
-function head(wide) {
+// narrow says whether column i's namespace has no room for its name above.
+function narrow(i) {
+  const g = items.columns[i].node.g;
+  return items.columns.filter(c => c.node && c.node.g === g).length < 3;
+}
+
+function head() {
   const groups = el("tr"), names = el("tr");
   groups.append(el("th", { class: "corner", rowspan: 2 }, "from ↓  to →"));
   let run, ns;
@@ -139,8 +145,12 @@ function head(wide) {
       ns = g;
     }
     run.setAttribute("colspan", +run.getAttribute("colspan") + 1);
-    names.append(el("th", { scope: "col", class: c.edge ? "edge" : undefined }, el("div", { class: "up" }, c.ns ? c.nodes.length + " workloads" : label(c.node))));
+    names.append(el("th", { scope: "col", class: c.edge ? "edge" : undefined }, el("div", { class: "up" }, c.ns ? el("span", { title: c.ns }, c.ns) : label(c.node, narrow(i)))));
   });
+  for (const th of groups.querySelectorAll(".ns")) {
+    const b = th.querySelector("button");
+    if (b && +th.getAttribute("colspan") < 3) b.textContent = b.disabled ? "" : b.textContent[0];
+  }
   return el("thead", {}, groups, names);
 }
 
@@ -165,7 +175,7 @@ function draw() {
     items.columns.forEach((c, j) => tr.append(square(r, c, i, j, wide)));
     body.append(tr);
   });
-  $("grid").replaceChildren(head(wide), body);
+  $("grid").replaceChildren(head(), body);
   const first = $("grid").querySelector("td");
   if (first) first.tabIndex = 0;
   mark();
@@ -181,7 +191,8 @@ function square(r, c, i, j, wide) {
   let text;
   if (r.ns || c.ns) {
     const n = count(r, c);
-    classes.push(n.open ? n.open === n.all ? "every" : "some" : "deny");
+    const part = n.open / n.all;
+    classes.push(part === 1 ? "every" : n.open ? "some s" + (part < .05 ? 1 : part < .25 ? 2 : part < .6 ? 3 : 4) : "deny");
     text = n.open + " of " + n.all + " pairs connect";
     td.append(n.open ? String(n.open) : "");
   } else {
@@ -343,7 +354,7 @@ const wholeGraph = svg && folded || svg && [...svg.querySelectorAll(".node")].ev
 if (svg) for (const v of svg.querySelectorAll(".node")) {
   const list = wholeGraph ? nodes.filter(n => n.g === v.dataset.ns) : v.dataset.units.split(" ").flatMap(u => nodesOf[+u]);
   vertices.set(v.dataset.v, { v, list });
-  const title = () => list.length === 1 ? list[0].n : list.length > 6 ? (v.dataset.ns || "outside") + " (" + list.length + ")" : list.map(n => n.n).join(", ");
+  const title = () => wholeGraph ? v.dataset.ns || "outside" : list.length === 1 ? list[0].n : list.length > 6 ? (v.dataset.ns || "outside") + " (" + list.length + ")" : list.map(n => n.n).join(", ");
   act(v, () => about(list, title()), () => look(v.dataset.v));
 }
 for (const a of arcs) act(a, () => {
@@ -365,7 +376,7 @@ function look(v) {
   const near = new Set();
   for (const a of arcs) {
     const from = vertices.get(a.dataset.from).list, to = vertices.get(a.dataset.to).list;
-    const on = v !== undefined ? a.dataset.from === v || a.dataset.to === v : !!selected && from.includes(selected[0]) && to.includes(selected[1]);
+    const on = v !== undefined ? a.dataset.from === v || a.dataset.to === v : !!selected && (from.includes(selected[0]) && to.includes(selected[1]) || a.classList.contains("back") && to.includes(selected[0]) && from.includes(selected[1]));
     a.classList.toggle("on", on);
     if (on) { near.add(a.dataset.from); near.add(a.dataset.to); }
   }
@@ -379,8 +390,9 @@ function drawGraph() {
   svg.classList.toggle("filtered", on);
   const used = new Set();
   for (const a of arcs) {
-    const from = vertices.get(a.dataset.from).list.filter(n => inRows.has(n)), to = vertices.get(a.dataset.to).list.filter(n => inColumns.has(n));
-    const gone = !from.some(r => to.some(c => touched(r, c) && cell(r, c).kind === "open"));
+    const from = vertices.get(a.dataset.from).list, to = vertices.get(a.dataset.to).list;
+    const any = (x, y) => x.some(r => inRows.has(r) && y.some(c => inColumns.has(c) && touched(r, c) && cell(r, c).kind === "open"));
+    const gone = !any(from, to) && !(a.classList.contains("back") && any(to, from));
     a.classList.toggle("gone", on && gone);
     if (!gone) { used.add(a.dataset.from); used.add(a.dataset.to); }
   }
