@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/sallyport-dev/sallyport/engine"
@@ -12,10 +13,10 @@ import (
 
 // page is the matrix with all that its page shows. It does not list the edges
 // one by one, since cells of pods that no policy tells apart are one.
-func (b *edgeBuilder) page(m *engine.Matrix) report.Page {
+func (b *edgeBuilder) page(m *engine.Matrix) *report.Page {
 	groups := m.Groups()
 	b.choose(groups)
-	out := report.Page{Matrix: m, Note: b.note()}
+	out := &report.Page{Matrix: m, Note: b.note()}
 	for i, g := range groups {
 		out.Units = append(out.Units, report.Unit{Party: engine.Party{Endpoint: g.Endpoints[0]}, Pods: len(g.Endpoints)})
 		for _, name := range b.names[i] {
@@ -26,29 +27,30 @@ func (b *edgeBuilder) page(m *engine.Matrix) report.Page {
 			out.Nodes = append(out.Nodes, n)
 		}
 	}
-	sets := map[*model.Interval]model.PortSet{}
-	for pair, ports := range m.EachPair() {
-		if !b.asked(pair[0], pair[1]) {
-			continue
-		}
-		if ports = b.narrowed(sets, ports); len(ports) > 0 {
-			out.Cells = append(out.Cells, report.Cell{From: pair[0], To: pair[1], Ports: ports})
-		}
-	}
-	if b.flags.external {
-		b.pageOutside(m, groups, &out)
-	}
-	slices.SortStableFunc(out.Cells, func(x, y report.Cell) int { return cmp.Or(cmp.Compare(x.From, y.From), cmp.Compare(x.To, y.To)) })
+	outside := b.outsideUnits(m, groups, out)
 	out.Nodes = slices.DeleteFunc(out.Nodes, func(n report.Node) bool { return !n.Source && !n.Destination })
-	if b.flags.namespace != "" {
-		dropUnconnected(&out)
-	}
 	slices.SortStableFunc(out.Nodes, func(x, y report.Node) int {
 		if (x.Namespace == "") != (y.Namespace == "") {
 			return cmp.Compare(y.Namespace, x.Namespace)
 		}
 		return cmp.Or(cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name))
 	})
+	connected := make([]bool, len(out.Units))
+	add := func(from, to int, ports model.PortSet) {
+		if len(ports) > 0 {
+			connected[from], connected[to] = true, true
+			out.Add(report.Cell{From: from, To: to, Ports: ports})
+		}
+	}
+	sets := map[*model.Interval]model.PortSet{}
+	for pair, ports := range m.EachPair() {
+		if b.asked(pair[0], pair[1]) {
+			add(pair[0], pair[1], b.narrowed(sets, ports))
+		}
+	}
+	b.pageOutside(m, groups, outside, add)
+	slices.SortStableFunc(out.Cells, func(x, y report.Cell) int { return cmp.Or(cmp.Compare(x.From, y.From), cmp.Compare(x.To, y.To)) })
+	out.Nodes = slices.DeleteFunc(out.Nodes, func(n report.Node) bool { return n.Beside && !connected[n.Unit] })
 	return out
 }
 
@@ -78,40 +80,45 @@ func (b *edgeBuilder) narrowed(known map[*model.Interval]model.PortSet, ports mo
 	return out
 }
 
-// pageOutside adds a unit for each prefix that policies tell apart.
-func (b *edgeBuilder) pageOutside(m *engine.Matrix, groups []engine.Group, out *report.Page) {
-	fits := func(text string) bool { return text == "" || text == "external" }
+// outsideFits says whether --from or --to asks for addresses outside.
+func outsideFits(text string) bool { return text == "" || text == "external" }
+
+// outsideUnits adds a unit and a node for each prefix that policies tell apart,
+// and lists an address of each.
+func (b *edgeBuilder) outsideUnits(m *engine.Matrix, groups []engine.Group, out *report.Page) (list []netip.Addr) {
+	if !b.flags.external {
+		return nil
+	}
 	for _, a := range m.Outside() {
 		if !slices.ContainsFunc(groups, func(g engine.Group) bool { _, ok := model.SameFamily(g.Endpoints[0].IPs, a); return ok }) {
 			continue // IPv6 where no pod has any
 		}
-		u := len(out.Units)
-		other := engine.Party{Addr: a}
-		out.Units = append(out.Units, report.Unit{Party: other})
+		list = append(list, a)
 		out.Nodes = append(out.Nodes, report.Node{
-			Name: m.PrefixOf(a).String(), Source: fits(b.flags.from), Destination: fits(b.flags.to), Beside: b.flags.namespace != "", Unit: u,
+			Name: m.PrefixOf(a).String(), Source: outsideFits(b.flags.from), Destination: outsideFits(b.flags.to), Beside: b.flags.namespace != "", Unit: len(out.Units),
 		})
+		out.Units = append(out.Units, report.Unit{Party: engine.Party{Addr: a}})
+	}
+	return list
+}
+
+// pageOutside adds the cells between groups and the addresses, whose units
+// follow those of the groups.
+func (b *edgeBuilder) pageOutside(m *engine.Matrix, groups []engine.Group, list []netip.Addr, add func(from, to int, ports model.PortSet)) {
+	for k, a := range list {
+		other, u := engine.Party{Addr: a}, len(groups)+k
 		for i, g := range groups {
 			own, ok := model.SameFamily(g.Endpoints[0].IPs, a)
 			if !ok || !b.in[i] {
 				continue
 			}
 			pod := engine.Party{Endpoint: g.Endpoints[0], Addr: own}
-			if ports := m.Connections(pod, other).Intersect(b.only); b.from[i] && fits(b.flags.to) && len(ports) > 0 {
-				out.Cells = append(out.Cells, report.Cell{From: i, To: u, Ports: ports})
+			if b.from[i] && outsideFits(b.flags.to) {
+				add(i, u, m.Connections(pod, other).Intersect(b.only))
 			}
-			if ports := m.Connections(other, pod).Intersect(b.only); b.to[i] && fits(b.flags.from) && len(ports) > 0 {
-				out.Cells = append(out.Cells, report.Cell{From: u, To: i, Ports: ports})
+			if b.to[i] && outsideFits(b.flags.from) {
+				add(u, i, m.Connections(other, pod).Intersect(b.only))
 			}
 		}
 	}
-}
-
-// dropUnconnected leaves out those beside the namespace that it does not connect with.
-func dropUnconnected(p *report.Page) {
-	connected := make([]bool, len(p.Units))
-	for _, c := range p.Cells {
-		connected[c.From], connected[c.To] = true, true
-	}
-	p.Nodes = slices.DeleteFunc(p.Nodes, func(n report.Node) bool { return n.Beside && !connected[n.Unit] })
 }

@@ -43,6 +43,11 @@ func newClerk(p Page, d *pageData) *clerk {
 // explain fills gates, doors and texts. It stops and says false where that is
 // more work than the page's limits allow.
 func (k *clerk) explain() bool {
+	n := len(k.page.Units)
+	source, destination, beside := make([]bool, n), make([]bool, n), make([]bool, n)
+	for _, n := range k.page.Nodes {
+		source[n.Unit], destination[n.Unit], beside[n.Unit] = n.Source, n.Destination, n.Beside
+	}
 	known := map[engine.Identity]int{}
 	for i, u := range k.page.Units {
 		id := k.page.Matrix.Identity(u.Party)
@@ -54,15 +59,16 @@ func (k *clerk) explain() bool {
 		}
 		x := &k.data.Units[i]
 		x.Identity = n
-		x.Egress, x.Ingress = k.gateOf(u, model.Egress), k.gateOf(u, model.Ingress)
-	}
-	beside := make([]bool, len(k.page.Units))
-	for _, n := range k.page.Nodes {
-		beside[n.Unit] = beside[n.Unit] || n.Beside
+		if source[i] {
+			x.Egress = k.gateOf(u, model.Egress)
+		}
+		if destination[i] {
+			x.Ingress = k.gateOf(u, model.Ingress)
+		}
 	}
 	for i, a := range k.data.Units {
 		for j, b := range k.data.Units {
-			if beside[i] && beside[j] {
+			if !source[i] || !destination[j] || beside[i] && beside[j] {
 				continue
 			}
 			if !k.ask(a.Egress, b.Identity) || !k.ask(b.Ingress, a.Identity) {

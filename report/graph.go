@@ -70,8 +70,11 @@ type network struct {
 // graph prints the graph as a picture, below what is to be said about it.
 func (p Page) graph(w *bufio.Writer) {
 	note := func(text string) { fmt.Fprintf(w, "<p class=\"note\">%s</p>\n", html.EscapeString(text)) }
-	g := p.network(false)
-	if len(g.arcs) > p.Limits.Edges || len(p.Cells) > p.Limits.Cells {
+	var g *network
+	if p.sums == nil {
+		g = p.network(false)
+	}
+	if g == nil || len(g.arcs) > p.Limits.Edges {
 		g = p.network(true)
 		if len(g.arcs) > mostGraphEdges {
 			note("There are too many namespaces for a graph; the matrix shows them.")
@@ -124,8 +127,23 @@ func (p Page) network(folded bool) *network {
 		}
 		of[n.Unit] = v
 	}
-	g.join(p, of)
+	if p.sums != nil {
+		g.joinSums(p.sums)
+	} else {
+		g.join(p, of)
+	}
 	return g
+}
+
+// joinSums draws the lines between namespaces, whose vertices are in the order of the sums.
+func (g *network) joinSums(s *sums) {
+	for from := range s.nodes {
+		for to := range s.nodes {
+			if n := s.pairs[from][to]; n > 0 {
+				g.arcs = append(g.arcs, arc{from: g.boxes[from].vertices[0], to: g.boxes[to].vertices[0], text: fmt.Sprint(n)})
+			}
+		}
+	}
 }
 
 // alike is a text per unit, equal where two connect with everybody in the same

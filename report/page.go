@@ -2,6 +2,7 @@ package report
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/sha256"
 	_ "embed" // the page's style and script
 	"encoding/base64"
@@ -23,9 +24,12 @@ type Page struct {
 	Matrix *engine.Matrix
 	Nodes  []Node // rows and columns, sorted by namespace and name, outside last
 	Units  []Unit
-	Cells  []Cell  // between units, sorted; what is missing is denied
+	Cells  []Cell  // between units, sorted, as Add left them; what is missing is denied
 	Note   string  // what was left out on purpose, such as by a filter
 	Limits *Limits // nil: those of DefaultLimits
+
+	count int // of cells added
+	sums  *sums
 }
 
 // Node is a row, a column, or both: a workload, a pod, or addresses outside.
@@ -169,9 +173,9 @@ func (p Page) data() *pageData {
 	for _, u := range p.Units {
 		d.Pods += u.Pods
 	}
-	if len(p.Cells) > p.Limits.Cells {
+	if p.sums != nil {
 		d.Notes = append(d.Notes, fmt.Sprintf("These are %d connections between workloads, more than a page holds (%d): it shows those between namespaces. "+
-			"For the workloads of one namespace, run sallyport matrix -o html -n NAMESPACE.", len(p.Cells), p.Limits.Cells))
+			"For the workloads of one namespace, run sallyport matrix -o html -n NAMESPACE.", p.count, p.Limits.Cells))
 		p = p.byNamespace()
 		d.Level = "namespaces"
 	}
@@ -239,41 +243,73 @@ func (u Unit) families() (out int) {
 	return out
 }
 
-// byNamespace is the page with one node per namespace. A cell then holds what
-// any of its pods may open.
-func (p Page) byNamespace() Page {
-	out := Page{Matrix: p.Matrix, Note: p.Note, Limits: p.Limits}
+// sums are the cells between namespaces, of a page that has too many others.
+type sums struct {
+	nodes []Node
+	of    []int                   // per unit: its namespace's index in nodes
+	cells []map[int]model.PortSet // per namespace
+	pairs []map[int]int           // how many cells these are the sum of
+}
+
+// Add adds a cell. Once there are more than the limits allow, only their sums
+// by namespace are kept; nodes and units are complete before.
+func (p *Page) Add(c Cell) {
+	if p.Limits == nil {
+		p.Limits = &DefaultLimits
+	}
+	p.count++
+	if p.sums == nil {
+		if p.Cells = append(p.Cells, c); p.count > p.Limits.Cells {
+			p.sums = newSums(p)
+			for _, c := range p.Cells {
+				p.sums.add(c)
+			}
+			p.Cells = nil
+		}
+		return
+	}
+	p.sums.add(c)
+}
+
+func newSums(p *Page) *sums {
+	s := &sums{of: make([]int, len(p.Units))}
 	at := map[string]int{}
-	unit := make([]int, len(p.Units))
 	for _, n := range p.Nodes {
 		i, ok := at[n.Namespace]
 		if !ok {
-			i = len(out.Nodes)
+			i = len(s.nodes)
 			at[n.Namespace] = i
-			name := n.Namespace
-			if name == "" {
-				name = "outside"
-			}
-			out.Nodes = append(out.Nodes, Node{Name: name, Namespace: n.Namespace, Unit: i})
-			out.Units = append(out.Units, Unit{Pods: 2})
+			s.nodes = append(s.nodes, Node{Name: cmp.Or(n.Namespace, "outside"), Namespace: n.Namespace, Unit: i})
 		}
-		m := &out.Nodes[i]
+		m := &s.nodes[i]
 		m.Source, m.Destination, m.Pods = m.Source || n.Source, m.Destination || n.Destination, m.Pods+n.Pods
-		unit[n.Unit] = i
+		s.of[n.Unit] = i
 	}
-	sums := make([]map[int]model.PortSet, len(out.Units))
-	for _, c := range p.Cells {
-		from, to := unit[c.From], unit[c.To]
-		if sums[from] == nil {
-			sums[from] = map[int]model.PortSet{}
-		}
-		if was := sums[from][to]; !was.IsAll() {
-			sums[from][to] = was.Union(c.Ports)
-		}
+	s.cells, s.pairs = make([]map[int]model.PortSet, len(s.nodes)), make([]map[int]int, len(s.nodes))
+	for i := range s.nodes {
+		s.cells[i], s.pairs[i] = map[int]model.PortSet{}, map[int]int{}
 	}
-	for from := range sums {
-		for to := range out.Units {
-			if s := sums[from][to]; len(s) > 0 {
+	return s
+}
+
+func (s *sums) add(c Cell) {
+	from, to := s.of[c.From], s.of[c.To]
+	s.pairs[from][to]++
+	if was := s.cells[from][to]; !was.IsAll() {
+		s.cells[from][to] = was.Union(c.Ports)
+	}
+}
+
+// byNamespace is the page with one node per namespace. A cell then holds what
+// any of its pods may open.
+func (p Page) byNamespace() Page {
+	out := Page{Matrix: p.Matrix, Nodes: p.sums.nodes, Note: p.Note, Limits: p.Limits}
+	for range out.Nodes {
+		out.Units = append(out.Units, Unit{Pods: 2})
+	}
+	for from := range out.Nodes {
+		for to := range out.Nodes {
+			if s := p.sums.cells[from][to]; len(s) > 0 {
 				out.Cells = append(out.Cells, Cell{from, to, s})
 			}
 		}

@@ -9,10 +9,12 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/sallyport-dev/sallyport/engine"
+	"github.com/sallyport-dev/sallyport/engine/synth"
 	"github.com/sallyport-dev/sallyport/model"
 )
 
@@ -57,7 +59,7 @@ func pageOf(c *model.Cluster, l *Limits) Page {
 		p.Nodes = append(p.Nodes, Node{Name: e.Key(), Namespace: e.Namespace, Source: true, Destination: true, Unit: i, Pods: len(g.Endpoints)})
 	}
 	for pair, ports := range m.EachPair() {
-		p.Cells = append(p.Cells, Cell{pair[0], pair[1], ports})
+		p.Add(Cell{pair[0], pair[1], ports})
 	}
 	return p
 }
@@ -175,4 +177,99 @@ func TestGraphsQuoteNames(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestPageSaysWhatTheEngineSays: what gates and identities share is what the
+// engine says about every pair, on random clusters of all languages.
+func TestPageSaysWhatTheEngineSays(t *testing.T) {
+	compared := 0
+	for seed := range uint64(60) {
+		c := synth.NewChaos(seed)
+		cluster := c.Cluster()
+		if seed%2 == 1 {
+			cluster = synth.Dialects(cluster)
+		}
+		p := pageOf(cluster, &DefaultLimits)
+		d := p.data()
+		keys := []model.PortKey{model.PortKeyOf(model.TCP, 80), model.PortKeyOf(model.UDP, 53)}
+		for range 12 {
+			if k := c.Key(); k.Protocol() == model.TCP || k.Protocol() == model.UDP || k.Protocol() == model.SCTP {
+				keys = append(keys, k)
+			}
+		}
+		for i, from := range p.Units {
+			for j, to := range p.Units {
+				for _, key := range keys {
+					v := p.Matrix.Verdict(from.Party, to.Party, key)
+					if v.Egress.Reason == engine.SamePod || v.Ingress.Reason == engine.OwnNode || key.Port() == 0 {
+						continue
+					}
+					compared++
+					compareDoor(t, seed, d, d.Units[i].Egress, d.Units[j].Identity, key, v.Egress)
+					compareDoor(t, seed, d, d.Units[j].Ingress, d.Units[i].Identity, key, v.Ingress)
+				}
+			}
+		}
+	}
+	if compared < 1000 {
+		t.Errorf("only %d connections compared", compared)
+	}
+}
+
+func compareDoor(t *testing.T, seed uint64, d *pageData, gate, identity int, key model.PortKey, want engine.Door) {
+	t.Helper()
+	if gate < 0 {
+		if !want.Allowed && want.Reason != engine.UnknownPeer || want.Rule != nil || (gate == openDoor) != (want.Reason != engine.NoDoor) {
+			t.Errorf("seed %d: no gate, and the engine says %+v", seed, want)
+		}
+		return
+	}
+	g := d.Gates[gate]
+	list := g.Rest
+	for i := 0; i < len(g.Others); i += 2 {
+		if g.Others[i] == identity {
+			list = g.Others[i+1]
+		}
+	}
+	says := d.Doors[list]
+	i := slices.IndexFunc(says, func(s said) bool { return speaksOf(s.Ports, key) })
+	if i < 0 {
+		i = slices.IndexFunc(says, func(s said) bool { return s.Ports == "everything else" })
+	}
+	if i < 0 {
+		t.Fatalf("seed %d: nothing about %s in %+v", seed, key, says)
+	}
+	rule := ""
+	if says[i].Rule >= 0 {
+		rule = d.Texts[says[i].Rule]
+	}
+	wanted := ""
+	if want.Rule != nil {
+		wanted = ruleOf(want.Rule).String()
+	}
+	if says[i].Allowed != want.Allowed || says[i].Reason != string(want.Reason) || rule != wanted || len(g.Policies) != len(want.Policies) {
+		t.Errorf("seed %d: of %s the page says %+v by %q, the engine %t, %s by %q", seed, key, says[i], rule, want.Allowed, want.Reason, wanted)
+	}
+}
+
+// speaksOf says whether a text such as "TCP 80,443; UDP 53" has the port.
+func speaksOf(text string, key model.PortKey) bool {
+	for part := range strings.SplitSeq(text, "; ") {
+		protocol, list, _ := strings.Cut(part, " ")
+		if protocol != key.Protocol().String() {
+			continue
+		}
+		for r := range strings.SplitSeq(list, ",") {
+			first, last, ok := strings.Cut(r, "-")
+			if !ok {
+				last = first
+			}
+			a, _ := strconv.Atoi(first)
+			b, _ := strconv.Atoi(last)
+			if a <= int(key.Port()) && int(key.Port()) <= b {
+				return true
+			}
+		}
+	}
+	return text == "All"
 }
