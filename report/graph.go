@@ -405,7 +405,7 @@ func (g *network) svg(w *bufio.Writer, quiet bool) {
 	}
 	fmt.Fprintf(w, "<svg class=%q viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\" role=\"group\" aria-label=\"Graph of who reaches whom\">\n",
 		class, g.width, g.height, g.width, g.height)
-	w.WriteString("<defs><marker id=\"tip\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"7\" markerHeight=\"7\" orient=\"auto-start-reverse\"><path d=\"M0 0L8 4L0 8z\" class=\"tip\"/></marker></defs>\n")
+	w.WriteString("<defs><marker id=\"tip\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerUnits=\"userSpaceOnUse\" markerWidth=\"9\" markerHeight=\"9\" orient=\"auto-start-reverse\"><path d=\"M0 0L8 4L0 8z\" class=\"tip\"/></marker></defs>\n")
 	for _, b := range g.boxes {
 		name := b.name
 		if name == "" {

@@ -132,7 +132,8 @@ type nodeData struct {
 	Namespace string `json:"g"`
 	Unit      int    `json:"u"`
 	Pods      int    `json:"p,omitempty"`
-	Axes      int    `json:"a"` // 1: row, 2: column, 4: beside
+	Axes      int    `json:"a"`           // 1: row, 2: column, 4: beside
+	Address   string `json:"x,omitempty"` // outside: one that stands for all
 }
 
 type unitData struct {
@@ -181,6 +182,9 @@ func (p Page) data() *pageData {
 	}
 	for _, n := range p.Nodes {
 		x := nodeData{Name: n.Name, Namespace: n.Namespace, Unit: n.Unit, Pods: n.Pods}
+		if a := p.Units[n.Unit].Party.Addr; a.IsValid() && n.Namespace == "" {
+			x.Address = a.String()
+		}
 		for bit, on := range []bool{n.Source, n.Destination, n.Beside} {
 			if on {
 				x.Axes |= 1 << bit

@@ -3,11 +3,12 @@
 import { chromium } from "playwright-core";
 import { pathToFileURL } from "node:url";
 
+const patience = 120_000; // milliseconds: the machine may be busy
 let input = "";
 for await (const chunk of process.stdin) input += chunk;
 const { executable, jobs } = JSON.parse(input);
 
-const browser = await chromium.launch({ executablePath: executable, args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"] });
+const browser = await chromium.launch({ executablePath: executable, args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"], timeout: patience });
 const out = [];
 for (const job of jobs) out.push(await look(job));
 await browser.close();
@@ -16,6 +17,7 @@ console.log(JSON.stringify(out));
 async function look(job) {
   const context = await browser.newContext({ offline: true, colorScheme: job.scheme, viewport: { width: 1500, height: 900 } });
   const page = await context.newPage();
+  page.setDefaultTimeout(patience);
   const seen = { console: [], requests: [], cells: [], explained: [], searched: {}, notes: [] };
   page.on("console", m => seen.console.push(m.type() + ": " + m.text()));
   page.on("pageerror", e => seen.console.push("uncaught: " + e.message));
@@ -65,7 +67,7 @@ function explainAll() {
       }
       doors.push(d);
     }
-    out.push({ cell: td.title, title: why.querySelector("h2").textContent, verdict: why.querySelector(".verdict").textContent, doors, selected: td.getAttribute("aria-selected") });
+    out.push({ cell: td.title, title: why.querySelector("h2").textContent, verdict: why.querySelector(".verdict").textContent, doors, command: why.querySelector("code")?.textContent || "", selected: td.getAttribute("aria-selected") });
   }
   document.querySelector("#why .close").click();
   return out;

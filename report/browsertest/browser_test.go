@@ -56,8 +56,8 @@ type seen struct {
 type square struct{ Title, Class, Text string }
 
 type explained struct {
-	Cell, Title, Verdict, Selected string
-	Doors                          []struct {
+	Cell, Title, Verdict, Selected, Command string
+	Doors                                   []struct {
 		Title    string
 		Says     []struct{ Verdict, Ports, Why string }
 		Policies []string
@@ -140,7 +140,7 @@ func TestEveryCellIsTheEngines(t *testing.T) {
 	for _, folder := range []string{"../../cli/demo", "testdata/mixed"} {
 		page, m := pageFrom(t, folder, "--external")
 		ends := parties(m)
-		for _, s := range browse(t, inBoth(job{Page: page, Explain: true})) {
+		for n, s := range browse(t, inBoth(job{Page: page, Explain: true})) {
 			if len(s.Cells) != len(ends)*len(ends) || len(s.Explained) != len(s.Cells) {
 				t.Fatalf("%s: %d cells, %d explained, for %d ends", folder, len(s.Cells), len(s.Explained), len(ends))
 			}
@@ -156,6 +156,9 @@ func TestEveryCellIsTheEngines(t *testing.T) {
 				}
 				if src != dst && (from.Endpoint != nil || to.Endpoint != nil) && sameFamily(from, to) {
 					checkDoors(t, m, from, to, x)
+					if n == 0 {
+						checkCommand(t, folder, x, text != "nothing")
+					}
 				}
 			}
 		}
@@ -260,6 +263,19 @@ func checkDoors(t *testing.T, m *engine.Matrix, from, to engine.Party, x explain
 				}
 			}
 		}
+	}
+}
+
+// checkCommand runs the command that the panel shows.
+func checkCommand(t *testing.T, folder string, x explained, open bool) {
+	t.Helper()
+	args := strings.Fields(strings.Replace(x.Command, "MANIFESTS", folder, 1))
+	if len(args) < 5 || args[0] != "sallyport" {
+		t.Fatalf("%s: the command is %q", x.Title, x.Command)
+	}
+	var out, errs bytes.Buffer
+	if code := cli.Run(args[1:], nil, &out, &errs); (code == cli.ExitFine) != open || code > cli.ExitFindings {
+		t.Errorf("%s: %s: exit %d, %s", x.Title, x.Command, code, errs.String())
 	}
 }
 

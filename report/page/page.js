@@ -240,7 +240,7 @@ function door(title, gate, other) {
 const quote = s => /^[\w./:()-]+$/.test(s) && !/[()]/.test(s) ? s : "'" + s.replaceAll("'", "'\\''") + "'";
 function command(r, c, k) {
   const port = k.kind === "open" && /(\d+)(-\d+)?/.exec(k.text), protocol = port && /^(UDP|SCTP)/.exec(k.text);
-  const at = n => n.g ? quote(n.n) : quote(n.n.replace(/\/\d+$/, ""));
+  const at = n => quote(n.x || n.n);
   return "sallyport explain -f MANIFESTS " + at(r) + " " + at(c) + (port ? " " + port[1] : "") + (protocol ? " --protocol " + protocol[1] : "");
 }
 
