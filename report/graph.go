@@ -135,12 +135,16 @@ func (p Page) network(folded bool) *network {
 	return g
 }
 
-// joinSums draws the lines between namespaces, whose vertices are in the order of the sums.
+// joinSums draws the lines between namespaces.
 func (g *network) joinSums(s *sums) {
-	for from := range s.nodes {
-		for to := range s.nodes {
-			if n := s.pairs[from][to]; n > 0 {
-				g.arcs = append(g.arcs, arc{from: g.boxes[from].vertices[0], to: g.boxes[to].vertices[0], text: fmt.Sprint(n)})
+	of := map[string]*vertex{}
+	for _, b := range g.boxes {
+		of[b.name] = b.vertices[0]
+	}
+	for i, from := range s.nodes {
+		for j, to := range s.nodes {
+			if n := s.pairs[i][j]; n > 0 {
+				g.arcs = append(g.arcs, arc{from: of[from.Namespace], to: of[to.Namespace], text: fmt.Sprint(n)})
 			}
 		}
 	}

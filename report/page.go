@@ -283,10 +283,10 @@ func newSums(p *Page) *sums {
 		if !ok {
 			i = len(s.nodes)
 			at[n.Namespace] = i
-			s.nodes = append(s.nodes, Node{Name: cmp.Or(n.Namespace, "outside"), Namespace: n.Namespace, Unit: i})
+			s.nodes = append(s.nodes, Node{Name: cmp.Or(n.Namespace, "outside"), Namespace: n.Namespace, Beside: true, Unit: i})
 		}
 		m := &s.nodes[i]
-		m.Source, m.Destination, m.Pods = m.Source || n.Source, m.Destination || n.Destination, m.Pods+n.Pods
+		m.Source, m.Destination, m.Beside, m.Pods = m.Source || n.Source, m.Destination || n.Destination, m.Beside && n.Beside, m.Pods+n.Pods
 		s.of[n.Unit] = i
 	}
 	s.cells, s.pairs = make([]map[int]model.PortSet, len(s.nodes)), make([]map[int]int, len(s.nodes))
