@@ -10,7 +10,7 @@ PKGS    := ./...
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test test-unprivileged race bench lint generate cross image chart cluster cluster-down e2e e2e-suite parity clean
+.PHONY: build demo test test-unprivileged race bench lint generate browser cross image chart cluster cluster-down e2e e2e-suite parity clean
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/sallyport
@@ -45,6 +45,15 @@ parity:
 generate:
 	command -v clang-14 >/dev/null || (apt-get update -qq && apt-get install -y -qq clang-14 llvm-14 libbpf-dev)
 	$(GO) generate ./datapath/bpf
+
+# The page of matrix -o html in a real browser, held against the engine. With
+# SALLYPORT_SHOTS=/a/folder it leaves pictures there.
+browser:
+	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
+	command -v node >/dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs)
+	command -v npm >/dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends npm)
+	cd report/browsertest && npm ci --ignore-scripts --no-audit --no-fund
+	SALLYPORT_REQUIRE_BROWSER=1 $(GO) test -count=1 ./report/browsertest
 
 # The agent and the lab are Linux's; everything offline runs on macOS as well.
 cross:

@@ -27,7 +27,7 @@ func TestMatrixOfTheTutorialsFinalState(t *testing.T) {
 func TestMatrixFormatsAndFilters(t *testing.T) {
 	for _, format := range []string{"table", "csv", "json", "md", "dot", "mermaid", "html", "svg"} {
 		code, out, stderr := run(t, "", "matrix", "-f", "demo", "-o", format, "--from", "secure-app/backend", "--to", "secure-app/database")
-		if code != ExitFine || !strings.Contains(out, "secure-app/database") || strings.Contains(out, "frontend") {
+		if code != ExitFine || !strings.Contains(out, "database") || strings.Contains(out, "frontend") {
 			t.Errorf("-o %s: exit %d\n%s%s", format, code, out, stderr)
 		}
 	}
@@ -36,6 +36,34 @@ func TestMatrixFormatsAndFilters(t *testing.T) {
 	}
 	if _, out, _ := run(t, "", "matrix", "-f", "demo", "--external", "-o", "csv"); !strings.Contains(out, "secure-app/backend,203.0.113.0/24,All\n") {
 		t.Errorf("--external does not list the open range:\n%s", out)
+	}
+}
+
+func TestMatrixOfOneNamespace(t *testing.T) {
+	const pods = `apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: one}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b, namespace: two}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: c, namespace: three}
+`
+	_, out, _ := run(t, pods, "matrix", "-f", "-", "-n", "one", "-o", "csv")
+	if want := "source,destination,connections\none/a,three/c,All\none/a,two/b,All\nthree/c,one/a,All\ntwo/b,one/a,All\n"; out != want {
+		t.Errorf("got\n%s", out)
+	}
+	_, out, _ = run(t, pods, "matrix", "-f", "-", "-n", "one", "-o", "html", "--port", "80", "--external", "--to", "external")
+	for _, want := range []string{"Only what begins or ends in namespace one, and only TCP 80, is shown", `"n":"0.0.0.0/0"`, `"n":"one/a"`} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	if strings.Contains(out, `"n":"two/b"`) {
+		t.Error("the page has a pod that the namespace does not connect with")
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 type matrixFlags struct {
 	pods, external bool
 	from, to, port string
+	namespace      string
 }
 
 func newMatrix(s *session) *cobra.Command {
@@ -26,10 +27,14 @@ func newMatrix(s *session) *cobra.Command {
 		Long: `Prints every pair of workloads that can connect, with protocols and ports. A
 connection is listed if it passes both doors: egress of the source and ingress
 of the destination. Pairs without any connection are left out. Where the pods
-of one workload differ, they are listed one by one.`,
+of one workload differ, they are listed one by one.
+
+-o html is one page that needs nothing from elsewhere: the matrix, a graph by
+namespace, a search, and for every cell the policies and the rule that decide.`,
 		Example: `  sallyport matrix -f manifests/
   sallyport matrix -f manifests/ -o csv > matrix.csv
-  sallyport matrix -f manifests/ -o html > matrix.html
+  sallyport matrix -f manifests/ -o html --external > matrix.html
+  sallyport matrix -f manifests/ -n shop
   kustomize build . | sallyport matrix -f - --to shop/db --port 5432
   sallyport matrix -f manifests/ -o mermaid --external`,
 		Args: cobra.NoArgs,
@@ -39,6 +44,7 @@ of one workload differ, they are listed one by one.`,
 	s.outputFlag(c, "table", report.Formats...)
 	c.Flags().BoolVar(&f.pods, "pods", false, "one row per pod instead of per workload")
 	c.Flags().BoolVar(&f.external, "external", false, "include addresses outside the cluster")
+	c.Flags().StringVarP(&f.namespace, "namespace", "n", "", "only what begins or ends in this namespace")
 	c.Flags().StringVar(&f.from, "from", "", "only from this pod or workload")
 	c.Flags().StringVar(&f.to, "to", "", "only to this pod or workload")
 	c.Flags().StringVar(&f.port, "port", "", "only what includes this port, such as 80 or 53/UDP")
@@ -64,13 +70,17 @@ func (s *session) matrix(ctx context.Context, f matrixFlags) error {
 	}
 	b := edgeBuilder{flags: f, only: only}
 	p := s.progress("computing all pairs", 0)
-	b.compile(engine.Compile(r.Cluster))
+	m := engine.Compile(r.Cluster)
+	if s.output == "html" {
+		page := b.page(m)
+		p.end()
+		return page.HTML(s.stdout)
+	}
+	b.compile(m)
 	p.end()
 	switch s.output {
 	case "table":
 		return report.MatrixTable(s.stdout, width(s.stdout), b.edges)
-	case "html":
-		return b.grid().HTML(s.stdout)
 	case "svg":
 		return b.grid().SVG(s.stdout)
 	}
@@ -84,15 +94,15 @@ type edgeBuilder struct {
 	names [][]string // per group: its row names
 	from  []bool     // per group: whether it was asked for as a source
 	to    []bool
+	in    []bool // per group: whether it is of the namespace asked for
 	edges []report.Edge
 }
 
 func (b *edgeBuilder) compile(m *engine.Matrix) {
 	groups := m.Groups()
-	b.names = b.groupNames(groups)
-	b.from, b.to = b.chosen(groups, b.flags.from), b.chosen(groups, b.flags.to)
+	b.choose(groups)
 	for pair, ports := range m.EachPair() {
-		if b.from[pair[0]] && b.to[pair[1]] {
+		if b.asked(pair[0], pair[1]) {
 			b.add(pair[0], pair[1], ports)
 		}
 	}
@@ -104,14 +114,29 @@ func (b *edgeBuilder) compile(m *engine.Matrix) {
 	})
 }
 
+// choose names the groups and says which were asked for.
+func (b *edgeBuilder) choose(groups []engine.Group) {
+	b.names = b.groupNames(groups)
+	b.from, b.to = b.chosen(groups, b.flags.from), b.chosen(groups, b.flags.to)
+	b.in = make([]bool, len(groups))
+	for i, g := range groups {
+		b.in[i] = b.flags.namespace == "" || g.Endpoints[0].Namespace == b.flags.namespace
+	}
+}
+
+// asked says whether the pair of groups was asked for.
+func (b *edgeBuilder) asked(src, dst int) bool {
+	return b.from[src] && b.to[dst] && (b.in[src] || b.in[dst])
+}
+
 // grid is the picture, with the rows and columns of those that reach nobody.
 func (b *edgeBuilder) grid() report.Grid {
 	g := report.Grid{Edges: b.edges}
 	for i, names := range b.names {
-		if b.from[i] {
+		if b.from[i] && b.in[i] {
 			g.Sources = append(g.Sources, names...)
 		}
-		if b.to[i] {
+		if b.to[i] && b.in[i] {
 			g.Destinations = append(g.Destinations, names...)
 		}
 	}
@@ -184,7 +209,7 @@ func (b *edgeBuilder) outside(m *engine.Matrix, groups []engine.Group) {
 		name := m.PrefixOf(a).String()
 		for i, g := range groups {
 			own, ok := model.SameFamily(g.Endpoints[0].IPs, a)
-			if !ok {
+			if !ok || !b.in[i] {
 				continue
 			}
 			pod, other := engine.Party{Endpoint: g.Endpoints[0], Addr: own}, engine.Party{Addr: a}

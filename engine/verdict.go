@@ -71,6 +71,42 @@ func (m *Matrix) Verdict(src, dst Party, key model.PortKey) Verdict {
 	return v
 }
 
+// Answer is what a door says to one port, with what each tier had to say.
+type Answer struct {
+	Door   Door
+	Stages []Stage
+}
+
+// DoorTo judges at the subject's door alone, once for each port. The peer
+// stands for everybody who has its identity: it is another pod than the
+// subject, and not on the subject's node, as EachPair has it.
+func (m *Matrix) DoorTo(subject, peer Party, keys []model.PortKey, d model.Direction) []Answer {
+	s, p := m.end(subject), m.end(peer)
+	p.pod, p.node = nil, ""
+	out := make([]Answer, len(keys))
+	if s.pod == nil || p.identity == 0 {
+		for i, key := range keys {
+			out[i].Door = m.door(s, p, d, key)
+		}
+		return out
+	}
+	walk := steps(s.pod.class.policies[d], d, false)
+	g := m.gate(s.pod.class, d)
+	for i, key := range keys {
+		if g == nil {
+			out[i].Door = m.door(s, p, d, key)
+			continue
+		}
+		out[i].Stages = m.walk(walk, s.pod.class, d, p, key)
+		out[i].Door = g.judge(out[i].Stages, p.identity, key)
+	}
+	return out
+}
+
+// Identity is the identity of a party by the address that it uses; 0 if it has
+// none that policies know.
+func (m *Matrix) Identity(p Party) Identity { return m.end(p).identity }
+
 // door judges at the subject's door.
 func (m *Matrix) door(subject, peer end, d model.Direction, key model.PortKey) Door {
 	if open, reason := exempt(subject, peer, d); open {
@@ -83,17 +119,21 @@ func (m *Matrix) door(subject, peer end, d model.Direction, key model.PortKey) D
 		}
 		return Door{Direction: d, Allowed: true, Reason: NotIsolated}
 	}
-	out := Door{Direction: d, Policies: g.Policies, Reason: DefaultDeny}
 	if peer.identity == 0 {
-		out.Reason = UnknownPeer
-		return out
+		return Door{Direction: d, Policies: g.Policies, Reason: UnknownPeer}
 	}
-	stages := m.stages(subject.pod.class, d, peer, key)
+	return g.judge(m.stages(subject.pod.class, d, peer, key), peer.identity, key)
+}
+
+// judge is the gate's verdict about an identity that it knows, with the reason
+// that the stages give.
+func (g *Gate) judge(stages []Stage, id Identity, key model.PortKey) Door {
+	out := Door{Direction: g.Direction, Policies: g.Policies, Reason: DefaultDeny}
 	at := g.at(key)
-	out.Allowed = at.Allow.Has(peer.identity)
+	out.Allowed = at.Allow.Has(id)
 	out.Policy, out.Rule = deciding(stages, out.Allowed)
 	switch {
-	case at.Conditional.Has(peer.identity):
+	case at.Conditional.Has(id):
 		out.Reason = ByCondition
 	case out.Rule != nil:
 		out.Reason = ByRule
@@ -131,11 +171,16 @@ func (m *Matrix) Stages(src, dst Party, key model.PortKey, d model.Direction) []
 }
 
 func (m *Matrix) stages(c *class, d model.Direction, peer end, key model.PortKey) []Stage {
+	return m.walk(steps(c.policies[d], d, false), c, d, peer, key)
+}
+
+// walk goes through the steps of the class's door.
+func (m *Matrix) walk(through []step, c *class, d model.Direction, peer end, key model.PortKey) []Stage {
 	var out []Stage
 	walk := Stage{Said: Undecided}
 	pipeline, decided := 0, false
 	var condition *stepRule // that matched: what denies from there on does so unless it holds
-	for _, s := range steps(c.policies[d], d, false) {
+	for _, s := range through {
 		switch s.op {
 		case termAnd:
 			pipeline, decided, condition = pipeline+1, false, nil

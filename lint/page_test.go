@@ -59,13 +59,13 @@ func TestPages(t *testing.T) {
 // examplesOf are the scenarios of a page.
 func examplesOf(t *testing.T, code, text string) []*scenarios.Scenario {
 	t.Helper()
+	blocks, err := scenarios.Fenced(text, "txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var out []*scenarios.Scenario
-	for i, e := range strings.Split(text, "\n```txtar\n")[1:] {
-		archive, _, ok := strings.Cut(e, "\n```\n")
-		if !ok {
-			t.Fatalf("example %d has no end", i)
-		}
-		s, err := scenarios.Parse(fmt.Sprintf("%s-%d", code, i), []byte(archive+"\n"))
+	for i, e := range blocks {
+		s, err := scenarios.Parse(fmt.Sprintf("%s-%d", code, i), []byte(e.Text))
 		if err != nil {
 			t.Fatalf("example %d: %v", i, err)
 		}

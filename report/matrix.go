@@ -19,7 +19,7 @@ type Edge struct {
 	Ports               model.PortSet
 }
 
-// Formats lists the formats of Matrix.
+// Formats lists the formats of a matrix: those of Matrix, and html, a Page.
 var Formats = []string{"table", "csv", "json", "md", "dot", "mermaid", "html", "svg"}
 
 // names remembers the text of port sets: equal sets of one matrix are one slice.
@@ -37,7 +37,7 @@ func (n names) of(s model.PortSet) string {
 	return text
 }
 
-// Matrix prints the edges, which are sorted, in one of the Formats.
+// Matrix prints the edges, which are sorted, in one of the Formats but html.
 func Matrix(w io.Writer, format string, edges []Edge) error {
 	out := bufio.NewWriterSize(w, 64<<10)
 	known := names{}
@@ -56,8 +56,6 @@ func Matrix(w io.Writer, format string, edges []Edge) error {
 		dot(out, edges, known)
 	case "mermaid":
 		mermaid(out, edges, known)
-	case "html":
-		return Grid{Edges: edges}.HTML(w)
 	case "svg":
 		return Grid{Edges: edges}.SVG(w)
 	default:
@@ -81,16 +79,13 @@ func MatrixTable(w io.Writer, width int, edges []Edge) error {
 func csv(w *bufio.Writer, edges []Edge, known names) {
 	w.WriteString("source,destination,connections\n")
 	for _, e := range edges {
-		text := known.of(e.Ports)
-		w.WriteString(e.Source)
-		w.WriteByte(',')
-		w.WriteString(e.Destination)
-		w.WriteByte(',')
-		if strings.ContainsRune(text, ',') {
-			w.WriteByte('"')
-			w.WriteString(text)
-			w.WriteByte('"')
-		} else {
+		for i, text := range []string{e.Source, e.Destination, known.of(e.Ports)} {
+			if i > 0 {
+				w.WriteByte(',')
+			}
+			if strings.ContainsAny(text, ",\"\r\n") {
+				text = `"` + strings.ReplaceAll(text, `"`, `""`) + `"`
+			}
 			w.WriteString(text)
 		}
 		w.WriteByte('\n')
@@ -112,35 +107,97 @@ func asJSON(w *bufio.Writer, edges []Edge, known names) error {
 	return enc.Encode(map[string]any{"connections": list})
 }
 
+// inMarkdown keeps what means something in a table's cell from meaning it.
+var inMarkdown = strings.NewReplacer("|", `\|`, "\n", " ", "\r", " ", "<", "&lt;", ">", "&gt;", "&", "&amp;")
+
 func markdown(w *bufio.Writer, edges []Edge, known names) {
 	w.WriteString("| source | destination | connections |\n|---|---|---|\n")
 	for _, e := range edges {
-		fmt.Fprintf(w, "| %s | %s | %s |\n", e.Source, e.Destination, known.of(e.Ports))
+		fmt.Fprintf(w, "| %s | %s | %s |\n", inMarkdown.Replace(e.Source), inMarkdown.Replace(e.Destination), known.of(e.Ports))
 	}
 }
 
-func dot(w *bufio.Writer, edges []Edge, known names) {
-	w.WriteString("digraph connectivity {\n  rankdir=LR;\n  node [shape=box];\n")
+// cluster is a namespace of a drawn graph.
+type cluster struct {
+	namespace string
+	names     []string
+}
+
+// clusters are the names of the edges by namespace, in order of appearance,
+// and a number for every name.
+func clusters(edges []Edge) (list []cluster, number map[string]int) {
+	number = map[string]int{}
+	at := map[string]int{}
 	for _, e := range edges {
-		fmt.Fprintf(w, "  %q -> %q [label=%q];\n", e.Source, e.Destination, known.of(e.Ports))
+		for _, name := range []string{e.Source, e.Destination} {
+			if _, ok := number[name]; ok {
+				continue
+			}
+			number[name] = len(number)
+			g := groupOf(name)
+			i, ok := at[g]
+			if !ok {
+				i = len(list)
+				at[g] = i
+				list = append(list, cluster{namespace: g})
+			}
+			list[i].names = append(list[i].names, name)
+		}
+	}
+	return list, number
+}
+
+// title is the cluster's name, and short what its members are called inside it.
+func (c cluster) title() string {
+	if c.namespace == "" {
+		return "outside"
+	}
+	return c.namespace
+}
+
+func (c cluster) short(name string) string {
+	if c.namespace == "" || name == c.namespace {
+		return name
+	}
+	return name[len(c.namespace)+1:]
+}
+
+// inDOT is a quoted string of DOT, where only the quote and the backslash mean anything.
+func inDOT(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", " ", "\r", " ").Replace(s) + `"`
+}
+
+func dot(w *bufio.Writer, edges []Edge, known names) {
+	w.WriteString("digraph connectivity {\n  rankdir=LR;\n  node [shape=box, style=rounded, fontname=\"monospace\", fontsize=11];\n" +
+		"  edge [fontname=\"monospace\", fontsize=9, color=\"#5d6678\"];\n")
+	list, _ := clusters(edges)
+	for i, c := range list {
+		fmt.Fprintf(w, "  subgraph cluster_%d {\n    label=%s; style=rounded; color=\"#a8b2c4\"; fontname=\"sans-serif\";\n", i, inDOT(c.title()))
+		for _, name := range c.names {
+			fmt.Fprintf(w, "    %s [label=%s];\n", inDOT(name), inDOT(c.short(name)))
+		}
+		w.WriteString("  }\n")
+	}
+	for _, e := range edges {
+		fmt.Fprintf(w, "  %s -> %s [label=%s];\n", inDOT(e.Source), inDOT(e.Destination), inDOT(known.of(e.Ports)))
 	}
 	w.WriteString("}\n")
 }
 
+// inMermaid writes as a code what would end a quoted string or be read as markup.
+var inMermaid = strings.NewReplacer("#", "#35;", `"`, "#quot;", "<", "#lt;", ">", "#gt;", "&", "#amp;", "`", "#96;", "\n", " ", "\r", " ")
+
 func mermaid(w *bufio.Writer, edges []Edge, known names) {
 	w.WriteString("graph LR\n")
-	ids := map[string]string{}
-	id := func(name string) string {
-		if s, ok := ids[name]; ok {
-			return s
+	list, number := clusters(edges)
+	for i, c := range list {
+		fmt.Fprintf(w, "  subgraph s%d[\"%s\"]\n", i, inMermaid.Replace(c.title()))
+		for _, name := range c.names {
+			fmt.Fprintf(w, "    n%d[\"%s\"]\n", number[name], inMermaid.Replace(c.short(name)))
 		}
-		s := fmt.Sprintf("n%d", len(ids))
-		ids[name] = s
-		fmt.Fprintf(w, "  %s[\"%s\"]\n", s, name)
-		return s
+		w.WriteString("  end\n")
 	}
 	for _, e := range edges {
-		a, b := id(e.Source), id(e.Destination)
-		fmt.Fprintf(w, "  %s -->|\"%s\"| %s\n", a, known.of(e.Ports), b)
+		fmt.Fprintf(w, "  n%d -->|\"%s\"| n%d\n", number[e.Source], known.of(e.Ports), number[e.Destination])
 	}
 }

@@ -3,7 +3,6 @@ package scenarios_test
 import (
 	"fmt"
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/sallyport-dev/sallyport/model"
@@ -16,16 +15,15 @@ func TestDocumentation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	examples := strings.Split(string(text), "\n```txtar\n")[1:]
+	examples, err := scenarios.Fenced(string(text), "txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
 	if len(examples) < 5 {
 		t.Fatalf("found %d examples: are they still marked as txtar?", len(examples))
 	}
 	for i, e := range examples {
-		archive, _, ok := strings.Cut(e, "\n```\n")
-		if !ok {
-			t.Fatalf("example %d has no end", i)
-		}
-		s, err := scenarios.Parse(fmt.Sprintf("example-%d", i), []byte(archive+"\n"))
+		s, err := scenarios.Parse(fmt.Sprintf("example-%d", i), []byte(e.Text))
 		if err != nil {
 			t.Fatalf("example %d: %v", i, err)
 		}
