@@ -10,7 +10,7 @@ PKGS    := ./...
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test test-unprivileged race bench lint generate browser cross image chart cluster cluster-down e2e e2e-suite parity clean
+.PHONY: build demo test test-unprivileged race bench lint generate browser cross image chart cluster cluster-down e2e e2e-short parity clean
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/sallyport
@@ -91,11 +91,13 @@ e2e: build
 	cd e2e && $(GO) vet ./... && $(GO) test -count=1 -timeout 60m -p 1 -v ./... && \
 	SALLYPORT_E2E_CNI=bridge SALLYPORT_E2E_DUAL=1 $(GO) test -count=1 -timeout 60m -p 1 -v -short ./cluster ./provider
 
-# The part of e2e that decides whether this is a NetworkPolicy provider:
-# upstream's suite, with its negative control.
-e2e-suite: build
+# What CI has time for: upstream's suite with its negative control, and our own
+# tests of the provider, shortened. How soon a policy holds is not asked of a
+# machine that may be busy.
+e2e-short: build
 	if [ "$$(id -u)" = 0 ]; then export SALLYPORT_REQUIRE_ROOT=1; fi; \
-	cd e2e && $(GO) vet ./... && $(GO) test -count=1 -timeout 60m -p 1 -v ./suite
+	cd e2e && $(GO) vet ./... && $(GO) test -count=1 -timeout 60m -p 1 -v ./suite && \
+	$(GO) test -count=1 -timeout 60m -p 1 -v -short -skip '^TestLatency$$' ./provider
 
 clean:
 	rm -rf bin dist
