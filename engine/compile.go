@@ -74,6 +74,7 @@ type Matrix struct {
 	matchBuf   []match
 	boundaries []model.PortKey
 	expression expression
+	evaluation evaluation
 }
 
 func newMatrix() *Matrix {

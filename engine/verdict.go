@@ -135,7 +135,7 @@ func (m *Matrix) stages(c *class, d model.Direction, peer end, key model.PortKey
 	walk := Stage{Said: Undecided}
 	pipeline, decided := 0, false
 	var condition *stepRule // that matched: what denies from there on does so unless it holds
-	for _, s := range steps(c.policies[d], d, false) {
+	for _, s := range m.gate(c, d).enforced(c) {
 		switch s.op {
 		case termAnd:
 			pipeline, decided, condition = pipeline+1, false, nil
