@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -20,6 +21,9 @@ import (
 // asCommand makes this test binary the sallyport command (see TestMain), so that
 // its time and memory are those of a process of its own.
 const asCommand = "SALLYPORT_TEST_AS_COMMAND"
+
+// andThen separates command lines that one process runs, one after the other.
+const andThen = "--and-then"
 
 // writeCluster writes the cluster's manifests to a folder.
 func writeCluster(t testing.TB, p synth.Params) string { return writeManifests(t, synth.Scale(p)) }
@@ -61,26 +65,75 @@ func BenchmarkManifestsToCSV(b *testing.B) {
 	b.ReportMetric(float64(rows), "rows")
 }
 
-// BenchmarkManifestsToDiff is the whole way from two folders of YAML files of
-// 10,000 pods and 5,000 policies, of which one in a hundred is missing on the
-// one side, to what opens and closes.
-func BenchmarkManifestsToDiff(b *testing.B) {
-	next := synth.Scale(synth.Ten)
-	old := writeManifests(b, next)
-	i := 0
-	next.Policies = slices.DeleteFunc(next.Policies, func(*model.Policy) bool { i++; return i%100 == 0 })
-	changed := writeManifests(b, next)
-	var used time.Duration
-	for b.Loop() {
-		c := exec.Command(os.Args[0], "diff", old, changed, "-o", "json", "--exit-zero")
-		c.Env = append(os.Environ(), asCommand+"=1")
-		c.Stderr = os.Stderr
-		if err := c.Run(); err != nil {
-			b.Fatal(err)
-		}
-		used += c.ProcessState.UserTime() + c.ProcessState.SystemTime()
+// run runs a command line as a process of its own and returns what it used.
+func run(b *testing.B, args ...string) (cpu time.Duration, peak float64) {
+	b.Helper()
+	c := exec.Command(os.Args[0], args...)
+	c.Env = append(os.Environ(), asCommand+"=1")
+	c.Stderr = os.Stderr
+	var failed *exec.ExitError
+	if err := c.Run(); errors.As(err, &failed) && failed.ExitCode() > cli.ExitFindings || err != nil && failed == nil {
+		b.Fatal(err)
 	}
-	b.ReportMetric(used.Seconds()/float64(b.N), "cpu-s/op")
+	return c.ProcessState.UserTime() + c.ProcessState.SystemTime(), float64(c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) / 1024
+}
+
+// usage adds up what processes used.
+type usage struct {
+	cpu  time.Duration
+	peak float64
+}
+
+func (u *usage) add(cpu time.Duration, peak float64) {
+	u.cpu += cpu
+	u.peak = max(u.peak, peak)
+}
+
+func (u *usage) report(b *testing.B) {
+	b.ReportMetric(u.cpu.Seconds()/float64(b.N), "cpu-s/op")
+	b.ReportMetric(u.peak, "peak-MB")
+}
+
+// versions writes two folders of YAML files of 10,000 pods and 5,000 policies,
+// of which one in a hundred is missing on the one side.
+func versions(b *testing.B) (old, next string) {
+	c := synth.Scale(synth.Ten)
+	old = writeManifests(b, c)
+	i := 0
+	c.Policies = slices.DeleteFunc(c.Policies, func(*model.Policy) bool { i++; return i%100 == 0 })
+	return old, writeManifests(b, c)
+}
+
+// BenchmarkManifestsToDiff is the whole way to what opens and closes.
+func BenchmarkManifestsToDiff(b *testing.B) {
+	old, next := versions(b)
+	var u usage
+	for b.Loop() {
+		u.add(run(b, "diff", old, next, "-o", "json", "--exit-zero"))
+	}
+	u.report(b)
+}
+
+// BenchmarkManifestsToLintAndDiff has one process look for mistakes first, and
+// then compare, reading all files again.
+func BenchmarkManifestsToLintAndDiff(b *testing.B) {
+	old, next := versions(b)
+	var u usage
+	for b.Loop() {
+		u.add(run(b, "lint", "-f", next, "-o", "json", andThen, "diff", old, next, "-o", "json", "--exit-zero"))
+	}
+	u.report(b)
+}
+
+// BenchmarkManifestsToExplain is the whole way to why one pair may not connect,
+// and what would change it.
+func BenchmarkManifestsToExplain(b *testing.B) {
+	_, next := versions(b)
+	var u usage
+	for b.Loop() {
+		u.add(run(b, "explain", "-f", next, "ns-1/w1-0", "ns-7/w7-0", "80", "-o", "json"))
+	}
+	u.report(b)
 }
 
 // TestManifestsEqualTheirModel checks that a generated cluster written as YAML

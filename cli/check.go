@@ -67,6 +67,7 @@ type brokenFlow struct {
 }
 
 func (s *session) check(ctx context.Context, f checkFlags) error {
+	hasty()
 	switch {
 	case len(f.policies) == 0:
 		return usage("check needs --test-policy FILE")

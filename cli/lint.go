@@ -72,6 +72,7 @@ func completeCodes(_ *cobra.Command, _ []string, typed string) ([]string, cobra.
 }
 
 func (s *session) lint(ctx context.Context, f lintFlags) error {
+	hasty()
 	if f.list {
 		return report.ChecksTable(s.stdout, width(s.stdout))
 	}
