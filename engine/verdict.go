@@ -71,6 +71,54 @@ func (m *Matrix) Verdict(src, dst Party, key model.PortKey) Verdict {
 	return v
 }
 
+// Open says of each door whether it is open to the connection: what Verdict
+// says, without the reasons.
+func (m *Matrix) Open(src, dst Party, key model.PortKey) (egress, ingress bool) {
+	s, d := m.end(src), m.end(dst)
+	egress, _ = m.open(s, d, model.Egress, key)
+	ingress, _ = m.open(d, s, model.Ingress, key)
+	return egress, ingress
+}
+
+// OpenFor says whether src may open a connection to dst on any of the ports.
+func (m *Matrix) OpenFor(src, dst Party, ports model.PortSet) bool {
+	s, d := m.end(src), m.end(dst)
+	for _, iv := range ports {
+		for key := iv.First; ; key++ {
+			egress, untilEgress := m.open(s, d, model.Egress, key)
+			ingress, untilIngress := m.open(d, s, model.Ingress, key)
+			if egress && ingress {
+				return true
+			}
+			if key = min(untilEgress, untilIngress); key >= iv.Last {
+				break
+			}
+		}
+	}
+	return false
+}
+
+// open says whether the subject's door is open at the port key, and up to which
+// key that holds at least.
+func (m *Matrix) open(subject, peer end, d model.Direction, key model.PortKey) (open bool, until model.PortKey) {
+	if open, _ := exempt(subject, peer, d); open {
+		return true, model.MaxPortKey
+	}
+	if peer.identity == 0 {
+		return false, model.MaxPortKey
+	}
+	g := m.gate(subject.pod.class, d)
+	if g == nil {
+		return true, model.MaxPortKey
+	}
+	i := g.index(key)
+	until = model.MaxPortKey
+	if i+1 < len(g.Ranges) {
+		until = g.Ranges[i+1].First - 1
+	}
+	return g.Ranges[i].Allow.Has(peer.identity), until
+}
+
 // door judges at the subject's door.
 func (m *Matrix) door(subject, peer end, d model.Direction, key model.PortKey) Door {
 	if open, reason := exempt(subject, peer, d); open {

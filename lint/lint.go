@@ -81,6 +81,7 @@ type run struct {
 	wrong        map[string]bool // objects with errors, by Source.Object
 	vocabularies map[string]vocabulary
 	keyBuf       []byte
+	buf          []pair // scratch of halves
 }
 
 func newRun(in Input) *run {
