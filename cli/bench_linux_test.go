@@ -1,9 +1,12 @@
 package cli_test
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -153,4 +156,61 @@ func TestManifestsEqualTheirModel(t *testing.T) {
 	if got := bytes.Count(csv.Bytes(), []byte("\n")) - 1; got != want || want == 0 {
 		t.Errorf("%d rows from the manifests, want the %d pairs of the model", got, want)
 	}
+}
+
+// BenchmarkFlowsToCheck replays 1,000,000 recorded flows between 10,000 pods
+// and addresses outside, nearly all of them different, against one policy more.
+// "ours" and "hubble" are two ways to write them; "none" is check without any.
+func BenchmarkFlowsToCheck(b *testing.B) {
+	c := synth.Scale(synth.Ten)
+	dir := writeManifests(b, c)
+	policy := filepath.Join(b.TempDir(), "new.yaml")
+	const text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: new, namespace: ns-1}\nspec: {podSelector: {}, policyTypes: [Ingress, Egress]}\n"
+	if err := os.WriteFile(policy, []byte(text), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	for _, format := range []string{"none", "ours", "hubble"} {
+		b.Run(format, func(b *testing.B) {
+			args := []string{"check", "-f", dir, "--test-policy", policy, "-o", "brief"}
+			if format != "none" {
+				args = append(args, "--flows", writeFlows(b, c, format == "hubble", 1_000_000))
+			}
+			var u usage
+			for b.Loop() {
+				u.add(run(b, args...))
+			}
+			u.report(b)
+		})
+	}
+}
+
+// writeFlows writes so many random flows.
+func writeFlows(b *testing.B, c *model.Cluster, hubble bool, n int) string {
+	b.Helper()
+	path := filepath.Join(b.TempDir(), "flows.json")
+	f, err := os.Create(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	w := bufio.NewWriter(f)
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range n {
+		// The manifests' pods have other addresses, as those that were started again.
+		from, to := &c.Endpoints[r.IntN(len(c.Endpoints))], &c.Endpoints[r.IntN(len(c.Endpoints))]
+		port, verdict := []int{80, 443, 8080, 5432, 53}[r.IntN(5)], r.IntN(8)
+		if hubble {
+			fmt.Fprintf(w, `{"flow":{"time":"2026-01-01T00:00:%02[1]d.%09[2]dZ","uuid":"8f6c0c1e-4b1d-4f6e-9c60-%012[3]d","verdict":"%[4]s","ethernet":{"source":"0a:58:0a:00:00:01","destination":"0a:58:0a:00:00:02"},"IP":{"source":"%[5]s","destination":"%[6]s","ipVersion":"IPv4"},`+
+				`"l4":{"TCP":{"source_port":%[7]d,"destination_port":%[8]d,"flags":{"SYN":true}}},"source":{"ID":1,"identity":%[9]d,"namespace":"%[10]s","labels":["k8s:app=a","k8s:io.kubernetes.pod.namespace=%[10]s"],"pod_name":"%[11]s","workloads":[{"name":"w","kind":"Deployment"}]},`+
+				`"destination":{"ID":2,"identity":%[12]d,"namespace":"%[13]s","labels":["k8s:app=b","k8s:io.kubernetes.pod.namespace=%[13]s"],"pod_name":"%[14]s","workloads":[{"name":"w","kind":"Deployment"}]},"Type":"L3_L4","node_name":"node-1","event_type":{"type":4,"sub_type":3},`+
+				`"traffic_direction":"INGRESS","trace_observation_point":"TO_ENDPOINT","is_reply":false,"Summary":"TCP Flags: SYN"},"node_name":"node-1","time":"2026-01-01T00:00:00Z"}`+"\n",
+				i%60, i, i, []string{"FORWARDED", "DROPPED"}[verdict/7], from.IPs[0], to.IPs[0], 32768+i%28000, port, r.IntN(5000), from.Namespace, from.Name, r.IntN(5000), to.Namespace, to.Name)
+			continue
+		}
+		fmt.Fprintf(w, `{"time":%d,"revision":7,"hook":"forward","reason":"allowed","source":"%s","destination":"%s","sourcePort":%d,"destinationPort":%d,"protocol":6,"sourcePod":"%s","destinationPod":"%s","verdict":"%s"}`+"\n",
+			1767225600000000000+i, from.IPs[0], to.IPs[0], 32768+i%28000, port, from.Key(), to.Key(), []string{"allowed", "denied"}[verdict/7])
+	}
+	if err := errors.Join(w.Flush(), f.Close()); err != nil {
+		b.Fatal(err)
+	}
+	return path
 }

@@ -71,18 +71,24 @@ func (m *Matrix) Verdict(src, dst Party, key model.PortKey) Verdict {
 	return v
 }
 
+// End is a party that was looked up once, for many questions. It is good until
+// the Matrix changes.
+type End struct{ end end }
+
+// End looks the party up.
+func (m *Matrix) End(p Party) End { return End{m.end(p)} }
+
 // Open says of each door whether it is open to the connection: what Verdict
 // says, without the reasons.
-func (m *Matrix) Open(src, dst Party, key model.PortKey) (egress, ingress bool) {
-	s, d := m.end(src), m.end(dst)
-	egress, _ = m.open(s, d, model.Egress, key)
-	ingress, _ = m.open(d, s, model.Ingress, key)
+func (m *Matrix) Open(src, dst End, key model.PortKey) (egress, ingress bool) {
+	egress, _ = m.open(src.end, dst.end, model.Egress, key)
+	ingress, _ = m.open(dst.end, src.end, model.Ingress, key)
 	return egress, ingress
 }
 
 // OpenFor says whether src may open a connection to dst on any of the ports.
-func (m *Matrix) OpenFor(src, dst Party, ports model.PortSet) bool {
-	s, d := m.end(src), m.end(dst)
+func (m *Matrix) OpenFor(src, dst End, ports model.PortSet) bool {
+	s, d := src.end, dst.end
 	for _, iv := range ports {
 		for key := iv.First; ; key++ {
 			egress, untilEgress := m.open(s, d, model.Egress, key)

@@ -157,7 +157,17 @@ func (r *run) pairs(out []pair, x *rule, p *model.Peer) []pair {
 
 // passes says whether anything that the rule speaks of passes both doors.
 func (r *run) passes(x *rule, k pair) bool {
-	return r.Matrix.OpenFor(party(k.from), party(k.to), portsFor(x.Rule, k.to))
+	return r.Matrix.OpenFor(r.end(k.from), r.end(k.to), portsFor(x.Rule, k.to))
+}
+
+// end looks the pod up, once.
+func (r *run) end(e *model.Endpoint) engine.End {
+	out, ok := r.ends[e]
+	if !ok {
+		out = r.Matrix.End(party(e))
+		r.ends[e] = out
+	}
+	return out
 }
 
 // portsFor is the rule's ports as the destination has them.
@@ -184,7 +194,7 @@ func (r *run) half(x *rule, p *model.Peer, k pair) bool {
 		return false
 	}
 	key := ports[0].First
-	if egress, ingress := r.Matrix.Open(party(k.from), party(k.to), key); egress == ingress || egress != (x.direction == model.Egress) {
+	if egress, ingress := r.Matrix.Open(r.end(k.from), r.end(k.to), key); egress == ingress || egress != (x.direction == model.Egress) {
 		return false
 	}
 	v := r.Matrix.Verdict(party(k.from), party(k.to), key)

@@ -82,10 +82,11 @@ type run struct {
 	vocabularies map[string]vocabulary
 	keyBuf       []byte
 	buf          []pair // scratch of halves
+	ends         map[*model.Endpoint]engine.End
 }
 
 func newRun(in Input) *run {
-	r := &run{Input: in, samples: map[string][]*model.Endpoint{}}
+	r := &run{Input: in, samples: map[string][]*model.Endpoint{}, ends: map[*model.Endpoint]engine.End{}}
 	r.shapes = shapesOf(in.Cluster)
 	r.pods, r.nodes, r.services = podAddresses(in.Cluster), nodeAddresses(in.Cluster), serviceAddresses(in.Cluster)
 	r.byNamespace = map[string][]*model.Service{}
