@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -110,10 +109,10 @@ func newFindings(old, tried *model.Cluster, before, after *engine.Matrix) []lint
 	key := func(x lint.Finding) finding { return finding{x.Code, x.Source.Object(), x.Source.Field, x.Message} }
 	known := map[finding]bool{}
 	var was, is []lint.Finding
-	var both sync.WaitGroup
-	both.Go(func() { was = lint.Run(lint.Input{Cluster: old, Matrix: before}) })
-	both.Go(func() { is = lint.Run(lint.Input{Cluster: tried, Matrix: after}) })
-	both.Wait()
+	atOnce(
+		func() { was = lint.Run(lint.Input{Cluster: old, Matrix: before}) },
+		func() { is = lint.Run(lint.Input{Cluster: tried, Matrix: after}) },
+	)
 	for _, x := range was {
 		known[key(x)] = true
 	}
