@@ -185,7 +185,7 @@ func TestSuggestionToDeny(t *testing.T) {
 		t.Fatalf("got %+v", s)
 	}
 	s, _, _ = ask(t, webServes, "192.0.2.7", "shop/web-0", 80)
-	if s == nil || len(s.Remove) != 1 || s.Remove[0].Field != "spec.ingress[0]" || s.Policies != "" || words(s.Closes) != "nodes>shop/web TCP 80, ops/host>shop/web TCP 80" {
+	if s == nil || len(s.Remove) != 1 || s.Remove[0].Field != "spec.ingress[0]" || s.Policies != "" || words(s.Closes) != "0.0.0.0/0 except 192.0.2.7/32>shop/web TCP 80, nodes>shop/web TCP 80, ops/host>shop/web TCP 80" {
 		t.Fatalf("got %+v", s)
 	}
 }

@@ -67,6 +67,7 @@ type brokenFlow struct {
 }
 
 func (s *session) check(ctx context.Context, f checkFlags) error {
+	hasty()
 	switch {
 	case len(f.policies) == 0:
 		return usage("check needs --test-policy FILE")
@@ -107,11 +108,15 @@ func newFindings(old, tried *model.Cluster, before, after *engine.Matrix) []lint
 	}
 	key := func(x lint.Finding) finding { return finding{x.Code, x.Source.Object(), x.Source.Field, x.Message} }
 	known := map[finding]bool{}
-	for _, x := range lint.Run(lint.Input{Cluster: old, Matrix: before}) {
+	var was, is []lint.Finding
+	atOnce(
+		func() { was = lint.Run(lint.Input{Cluster: old, Matrix: before}) },
+		func() { is = lint.Run(lint.Input{Cluster: tried, Matrix: after}) },
+	)
+	for _, x := range was {
 		known[key(x)] = true
 	}
-	list := lint.Run(lint.Input{Cluster: tried, Matrix: after})
-	return append([]lint.Finding{}, slices.DeleteFunc(list, func(x lint.Finding) bool { return known[key(x)] })...)
+	return append([]lint.Finding{}, slices.DeleteFunc(is, func(x lint.Finding) bool { return known[key(x)] })...)
 }
 
 // tried is the cluster with the policies added or replaced.
@@ -151,27 +156,36 @@ func (s *session) tried(c *model.Cluster, f checkFlags) (*model.Cluster, error) 
 }
 
 // replay judges recorded flows by the policies as they are and as they would be.
-func (c *checked) replay(before, after *engine.Matrix, records []flow.Record) {
-	for _, r := range records {
-		if !r.Allowed {
+func (c *checked) replay(before, after *engine.Matrix, recorded *flows) {
+	type party struct {
+		engine.Party
+		before, after engine.End
+		ok            bool
+	}
+	parties := make([]party, len(recorded.ends))
+	for i, e := range recorded.ends {
+		p, ok := partyOf(before, e.pod, e.addr)
+		parties[i] = party{p, before.End(p), after.End(p), ok}
+	}
+	for _, r := range recorded.list {
+		if !r.allowed {
 			continue
 		}
-		from, okFrom := partyOf(before, r.SourcePod, r.Source)
-		to, okTo := partyOf(before, r.DestinationPod, r.Destination)
-		if !okFrom || !okTo {
+		from, to := &parties[r.from], &parties[r.to]
+		if !from.ok || !to.ok {
 			c.Unknown++
 			continue
 		}
-		if !before.Verdict(from, to, r.Key).Allowed {
+		if egress, ingress := before.Open(from.before, to.before, r.key); !egress || !ingress {
 			continue
 		}
 		c.Flows++
-		if v := after.Verdict(from, to, r.Key); !v.Allowed {
-			c.Broken = append(c.Broken, broken(r, v))
+		if egress, ingress := after.Open(from.after, to.after, r.key); !egress || !ingress {
+			c.Broken = append(c.Broken, broken(recorded.record(r), after.Verdict(from.Party, to.Party, r.key)))
 		}
 	}
 	slices.SortFunc(c.Broken, func(a, b brokenFlow) int {
-		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Destination, b.Destination), cmp.Compare(a.Port, b.Port))
+		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Destination, b.Destination), cmp.Compare(a.Port, b.Port), cmp.Compare(a.By, b.By))
 	})
 }
 

@@ -105,6 +105,7 @@ func (f diffFlags) inputs(args []string) (*[2]input, error) {
 }
 
 func (s *session) diff(ctx context.Context, args []string, f diffFlags) error {
+	hasty()
 	if !slices.Contains(report.DiffFormats, s.output) {
 		return usage("unknown output format %q: one of %v", s.output, report.DiffFormats)
 	}
@@ -117,9 +118,10 @@ func (s *session) diff(ctx context.Context, args []string, f diffFlags) error {
 		return err
 	}
 	p := s.progress("reading and comparing", 0)
+	common := manifest.NewCommon(len(sides))
 	g, ctx := errgroup.WithContext(ctx)
 	for i := range sides {
-		g.Go(func() error { return s.read(ctx, &sides[i], f.kubeconfig, profile) })
+		g.Go(func() error { return s.read(ctx, &sides[i], f.kubeconfig, profile, common) })
 	}
 	err = g.Wait()
 	p.end()
@@ -143,8 +145,8 @@ func (s *session) diff(ctx context.Context, args []string, f diffFlags) error {
 }
 
 // read reads and compiles one side.
-func (s *session) read(ctx context.Context, in *input, kubeconfig string, profile dialect.Profile) error {
-	cluster, err := s.clusterOf(ctx, in, kubeconfig)
+func (s *session) read(ctx context.Context, in *input, kubeconfig string, profile dialect.Profile, common *manifest.Common) error {
+	cluster, err := s.clusterOf(ctx, in, kubeconfig, common)
 	if err != nil {
 		return err
 	}
@@ -154,7 +156,7 @@ func (s *session) read(ctx context.Context, in *input, kubeconfig string, profil
 	return nil
 }
 
-func (s *session) clusterOf(ctx context.Context, in *input, kubeconfig string) (*model.Cluster, error) {
+func (s *session) clusterOf(ctx context.Context, in *input, kubeconfig string, common *manifest.Common) (*model.Cluster, error) {
 	if in.path == liveInput {
 		cfg, err := kube.Connect(kubeconfig, in.context)
 		if err != nil {
@@ -168,7 +170,7 @@ func (s *session) clusterOf(ctx context.Context, in *input, kubeconfig string) (
 		in.problems = problems
 		return c, nil
 	}
-	r, err := manifest.Load(append([]string{in.path}, s.files...), s.stdin, manifest.Options{DualStack: s.dualStack, Nodes: s.nodes})
+	r, err := manifest.Load(append([]string{in.path}, s.files...), s.stdin, manifest.Options{DualStack: s.dualStack, Nodes: s.nodes, Common: common})
 	if err != nil {
 		return nil, exit{ExitInput, err}
 	}

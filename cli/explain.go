@@ -61,6 +61,7 @@ Exit code 0 if the connection is allowed, 1 if it is denied.`,
 }
 
 func (s *session) explain(ctx context.Context, f explainFlags) error {
+	hasty()
 	protocol, ok := model.ParseProtocol(f.protocol)
 	if !ok {
 		return usage("unknown protocol %q: one of TCP, UDP, SCTP, ICMP", f.protocol)

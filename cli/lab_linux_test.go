@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,9 +20,23 @@ import (
 // asCommand makes the test's own binary the sallyport command.
 const asCommand = "SALLYPORT_TEST_AS_COMMAND"
 
+// andThen separates command lines that one process runs, one after the other.
+const andThen = "--and-then"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) != "" {
-		os.Exit(Run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		for rest, more := os.Args[1:], true; more; {
+			args := rest
+			if n := slices.Index(rest, andThen); n >= 0 {
+				args, rest = rest[:n], rest[n+1:]
+			} else {
+				more = false
+			}
+			if code := Run(args, os.Stdin, os.Stdout, os.Stderr); code != ExitFine && !more {
+				os.Exit(code)
+			}
+		}
+		os.Exit(ExitFine)
 	}
 	os.Exit(m.Run())
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -72,6 +73,7 @@ func completeCodes(_ *cobra.Command, _ []string, typed string) ([]string, cobra.
 }
 
 func (s *session) lint(ctx context.Context, f lintFlags) error {
+	hasty()
 	if f.list {
 		return report.ChecksTable(s.stdout, width(s.stdout))
 	}
@@ -86,7 +88,7 @@ func (s *session) lint(ctx context.Context, f lintFlags) error {
 	p := s.progress("looking for mistakes", 0)
 	list := lint.Run(lint.Input{
 		Cluster: r.Cluster, Matrix: engine.Compile(r.Cluster), Problems: r.Problems,
-		Ignored: r.Written.Ignored, Omitted: r.Written.Omitted, Unused: r.Written.Unused,
+		Ignored: r.Written.Ignored, Omitted: r.Written.Omitted, Unused: r.Written.Unused, Together: atOnce,
 	})
 	p.end()
 	list = slices.DeleteFunc(list, func(x lint.Finding) bool { return x.Severity < least || slices.Contains(f.disable, x.Code) })
@@ -100,6 +102,15 @@ func (s *session) lint(ctx context.Context, f lintFlags) error {
 		return exit{code: ExitFindings}
 	}
 	return nil
+}
+
+// atOnce runs functions at the same time.
+func atOnce(functions ...func()) {
+	var all sync.WaitGroup
+	for _, f := range functions {
+		all.Go(f)
+	}
+	all.Wait()
 }
 
 // checkLintFlags checks the flags before anything is read.

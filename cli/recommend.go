@@ -70,7 +70,7 @@ func (s *session) recommend(ctx context.Context, f recommendFlags) error {
 		if err != nil {
 			return err
 		}
-		p = func(c *model.Cluster) *recommend.Proposal { return recommend.FromFlows(c, records) }
+		p = func(c *model.Cluster) *recommend.Proposal { return recommend.FromFlows(c, records.records()) }
 	}
 	proposal := p(r.Cluster)
 	proposed := *r.Cluster

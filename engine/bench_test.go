@@ -131,3 +131,27 @@ func BenchmarkPolicySplitsATenthOfThePods(b *testing.B) {
 		recompute(m, m.Apply(engine.Change{Policies: []*model.Policy{p}}))
 	}
 }
+
+// BenchmarkExplain asks why random pairs may connect or not, door by door and
+// tier by tier, and what nearly matched: once loaded, by turns in NetworkPolicies
+// and in four languages.
+func BenchmarkExplain(b *testing.B) {
+	plain := synth.Scale(synth.Ten)
+	for name, c := range map[string]*model.Cluster{"kubernetes": plain, "four-languages": synth.Dialects(plain)} {
+		b.Run(name, func(b *testing.B) {
+			m := engine.Compile(c)
+			i := 0
+			for b.Loop() {
+				i += 7919
+				from, to := engine.Party{Endpoint: &c.Endpoints[i%len(c.Endpoints)]}, engine.Party{Endpoint: &c.Endpoints[i*31%len(c.Endpoints)]}
+				key := model.PortKeyOf(model.TCP, 8080)
+				m.Verdict(from, to, key)
+				for _, d := range []model.Direction{model.Egress, model.Ingress} {
+					m.Stages(from, to, key, d)
+					m.Misses(from, to, key, d)
+				}
+				m.Connections(from, to)
+			}
+		})
+	}
+}

@@ -76,32 +76,6 @@ func (b bitset) each(f func(i int)) {
 	}
 }
 
-// split divides the set into what o has and what it has not; a part without
-// members is nil.
-func (b bitset) split(o bitset) (in, out bitset) {
-	var anyIn, anyOut uint64
-	n := min(len(b), len(o))
-	for i, w := range b[:n] {
-		anyIn |= w & o[i]
-		anyOut |= w &^ o[i]
-	}
-	for _, w := range b[n:] {
-		anyOut |= w
-	}
-	switch {
-	case anyIn == 0:
-		return nil, b
-	case anyOut == 0:
-		return b, nil
-	}
-	in, out = make(bitset, n), make(bitset, len(b))
-	for i, w := range b[:n] {
-		in[i], out[i] = w&o[i], w&^o[i]
-	}
-	copy(out[n:], b[n:])
-	return in, out
-}
-
 func (b bitset) count() int {
 	n := 0
 	for _, w := range b {
@@ -120,14 +94,13 @@ func (b bitset) first() int {
 	return -1
 }
 
-// full is the set of 0 … n-1.
-func full(n int) bitset {
-	b := make(bitset, (n+63)/64)
-	for i := range b {
+// fill has the set be 0 … n-1, in the room that it has.
+func (b bitset) fill(n int) {
+	clear(b)
+	for i := range n >> 6 {
 		b[i] = ^uint64(0)
 	}
 	if n&63 != 0 {
-		b[len(b)-1] = 1<<(n&63) - 1
+		b[n>>6] = 1<<(n&63) - 1
 	}
-	return b
 }

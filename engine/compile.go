@@ -76,6 +76,7 @@ type Matrix struct {
 	matchBuf   []match
 	boundaries []model.PortKey
 	expression expression
+	evaluation evaluation
 }
 
 func newMatrix() Matrix {

@@ -24,7 +24,7 @@ type Effect struct {
 // needed, and so do rules with conditions that a proxy checks: the Matrix does
 // not tell one condition from another.
 func (m *Matrix) Effects(keep func(*model.Policy) bool) (rules []Effect, needless []*model.Policy) {
-	x := &effects{m: m, rules: map[*model.Rule]*ruleEffect{}, dropped: map[*model.Rule]bool{}, without: map[*policy]bool{}}
+	x := &effects{m: m, rules: map[*model.Rule]*ruleEffect{}, without: map[*policy]bool{}}
 	x.list(keep)
 	for i := range x.doors {
 		x.screen(i)
@@ -42,6 +42,9 @@ func (m *Matrix) Effects(keep func(*model.Policy) bool) (rules []Effect, needles
 	for _, p := range slices.Backward(x.spare) {
 		if x.needless(p, true) {
 			x.without[p] = true
+			for _, i := range x.at[p] {
+				x.doors[i].touched = true
+			}
 			needless = append(needless, p.Policy)
 		}
 	}
@@ -52,7 +55,9 @@ func (m *Matrix) Effects(keep func(*model.Policy) bool) (rules []Effect, needles
 	return rules, needless
 }
 
-// effects takes rules out of gates, on paper, and looks at what is left.
+// effects takes rules out of gates, on paper, and looks at what is left. It
+// allocates little: there are as many steps to look at as pods, rules and ports
+// make together.
 type effects struct {
 	m        *Matrix
 	policies []*policy // in order
@@ -60,22 +65,27 @@ type effects struct {
 	order    []*ruleEffect
 	rules    map[*model.Rule]*ruleEffect
 	doors    []doorway
-	at       map[*policy][]int    // doors of the policy
-	dropped  map[*model.Rule]bool // found not to be needed
-	without  map[*policy]bool     // the same
-	sum      [2]bitset            // scratch of unique
+	at       map[*policy][]int // doors of the policy
+	without  map[*policy]bool  // found not to be needed
+
+	// scratch
+	once, twice, own, left, passed bitset
+	here                           []share
+	matches                        []match
 }
 
 type ruleEffect struct {
 	Effect
-	doors []int // where it matches
+	doors   []int // where it matches
+	dropped bool  // found not to be needed
 }
 
 // doorway is a gate with one of the classes that have it.
 type doorway struct {
-	class *class
-	gate  *Gate
-	plans []*plan // with all policies; see effects.plans
+	class   *class
+	gate    *Gate
+	plans   []*plan // with all policies; see effects.plans
+	touched bool    // something of it was taken out
 }
 
 // list finds the rules in order, and every gate once.
@@ -114,48 +124,53 @@ func (x *effects) list(keep func(*model.Policy) bool) {
 
 // plan is the evaluation of a doorway: who matches what in which step.
 type plan struct {
-	steps []step
-	parts []share
-	keys  []model.PortKey // at which something begins or has ended
+	shadow bool
+	steps  []step
+	parts  []share
+	keys   []model.PortKey // at which something begins or has ended
+	stood  bool            // a rule of it was taken out
 }
 
 // share is a rule's share of a step.
 type share struct {
 	match
-	rule *model.Rule
+	rule *ruleEffect
+}
+
+func (s *share) covers(key model.PortKey) bool {
+	return s.interval.First <= key && key <= s.interval.Last
 }
 
 // plan lays out the doorway's evaluation without the policies taken out, and
 // one more.
-func (x *effects) plan(d doorway, staged bool, but *policy) *plan {
+func (x *effects) plan(d *doorway, staged bool, but *policy) *plan {
 	policies := d.class.policies[d.gate.Direction]
 	if but != nil || len(x.without) > 0 {
 		policies = slices.DeleteFunc(slices.Clone(policies), func(p *policy) bool { return p == but || x.without[p] })
 	}
-	out := &plan{steps: steps(policies, d.gate.Direction, staged)}
+	out := &plan{shadow: staged, steps: steps(policies, d.gate.Direction, staged)}
 	var one [1]stepRule
-	var matches []match
+	all := x.matches[:0]
 	for i, s := range out.steps {
 		for _, r := range s.rules {
 			one[0] = r
-			matches = x.m.matchesOf(matches[:0], d.gate, d.class, []step{{op: s.op, rules: one[:]}})
-			for _, hit := range matches {
+			first := len(all)
+			all = append(all, x.m.matchesOf(all[first:], d.gate, d.class, []step{{op: s.op, rules: one[:]}})...)
+			for n := range all[first:] {
+				hit := &all[first+n]
 				hit.step = i
-				out.parts = append(out.parts, share{hit, r.rule.Rule})
+				out.parts = append(out.parts, share{*hit, x.rules[r.rule.Rule]})
 			}
 		}
 	}
-	all := make([]match, len(out.parts))
-	for i := range out.parts {
-		all[i] = out.parts[i].match
-	}
+	x.matches = all
 	out.keys = boundaries(nil, all)
 	return out
 }
 
 // plans are the doorway's evaluation and, where policies are staged, the
 // shadow's.
-func (x *effects) plans(d doorway, but *policy) []*plan {
+func (x *effects) plans(d *doorway, but *policy) []*plan {
 	out := []*plan{x.plan(d, false, but)}
 	if slices.ContainsFunc(d.gate.Policies, func(p *model.Policy) bool { return p.Staged }) {
 		out = append(out, x.plan(d, true, but))
@@ -163,73 +178,150 @@ func (x *effects) plans(d doorway, but *policy) []*plan {
 	return out
 }
 
-// at lists the parts that count at a port key.
-func (p *plan) at(key model.PortKey) []share {
-	var out []share
-	for _, x := range p.parts {
-		if x.interval.First <= key && key <= x.interval.Last {
-			out = append(out, x)
+// counting lists the parts that count at a port key. It is good until the next
+// call.
+func (x *effects) counting(p *plan, key model.PortKey) []share {
+	x.here = x.here[:0]
+	for i := range p.parts {
+		if p.parts[i].covers(key) {
+			x.here = append(x.here, p.parts[i])
 		}
 	}
-	return out
+	return x.here
 }
 
-// terms is the expression of the parts, without the rules that are dropped.
-func (p *plan) terms(parts []share, dropped func(*model.Rule) bool) []term {
-	var out []term
-	for i, s := range p.steps {
-		if s.op == termTierDeny || s.op == termTierPass || s.op == termAnd {
-			out = append(out, term{op: s.op})
+// word evaluates the parts for the 64 identities of one word, of which those
+// live count, without the rules that are dropped and one more: what
+// Matrix.evaluate does for all at once.
+func (p *plan) word(parts []share, w int, live uint64, but *ruleEffect) (out [planes]uint64) {
+	undecided, passed, allowed, conditional := live, uint64(0), uint64(0), uint64(0)
+	first := true
+	join := func() {
+		allowed |= undecided
+		conditional &^= allowed
+		if first {
+			out[planeAllow], out[planeConditional] = allowed, conditional
+			return
+		}
+		either := (out[planeAllow] | out[planeConditional]) & (conditional | allowed)
+		out[planeAllow] &= allowed
+		out[planeConditional] = either &^ out[planeAllow]
+	}
+	for i := range p.steps {
+		op := p.steps[i].op
+		switch op {
+		case termAnd:
+			join()
+			undecided, passed, allowed, conditional, first = live, 0, 0, 0, false
+			continue
+		case termTierDeny:
+			undecided, passed = passed, 0
+			continue
+		case termTierPass:
+			undecided |= passed
+			passed = 0
 			continue
 		}
-		t := term{op: s.op}
+		var some uint64
 		for len(parts) > 0 && parts[0].step == i {
-			if !dropped(parts[0].rule) {
-				t.atoms = append(t.atoms, parts[0].atom)
+			if ids := parts[0].atom.ids; w < len(ids) && parts[0].rule != but && !parts[0].rule.dropped {
+				some |= ids[w]
 			}
 			parts = parts[1:]
 		}
-		if len(t.atoms) > 0 {
-			out = append(out, t)
+		some &= undecided
+		switch op {
+		case termLog:
+			out[planeLog] |= some
+			continue
+		case termAllowL7:
+			conditional |= some
+			continue
+		case termAllow:
+			allowed |= some
+		case termPass:
+			passed |= some
 		}
+		undecided &^= some
 	}
+	join()
 	return out
+}
+
+// differs says whether the range is another one, for identities of the word,
+// than what is left of the parts.
+func (x *effects) differs(r *Range, p *plan, parts []share, w int, but *ruleEffect) bool {
+	live := x.m.liveIdentities[w]
+	is := p.word(parts, w, live, but)
+	if p.shadow {
+		return (r.Shadow.word(w)^is[planeAllow])&live != 0
+	}
+	return ((r.Allow.word(w)^is[planeAllow])|(r.Conditional.word(w)^is[planeConditional])|(r.Log.word(w)^is[planeLog]))&live != 0
+}
+
+// word is the row's bits of 64 identities.
+func (r *Row) word(w int) uint64 {
+	switch {
+	case r.All:
+		return ^uint64(0)
+	case w < len(r.Bits):
+		return r.Bits[w]
+	}
+	return 0
 }
 
 // screen finds the rules that are needed at the doorway beyond doubt: without
 // one of them alone something differs.
 func (x *effects) screen(door int) {
-	d := x.doors[door]
+	d := &x.doors[door]
 	d.plans = x.plans(d, nil)
-	x.doors[door] = d
-	for shadow, p := range d.plans {
-		for _, part := range p.parts {
-			r := x.rules[part.rule]
-			r.Matches = r.Matches || !part.atom.ids.empty()
+	for _, p := range d.plans {
+		for i := range p.parts {
+			r := p.parts[i].rule
+			r.Matches = r.Matches || !p.parts[i].atom.ids.empty()
 			if n := len(r.doors); n == 0 || r.doors[n-1] != door {
 				r.doors = append(r.doors, door)
 			}
 		}
 		for _, key := range p.keys {
-			parts := p.at(key)
+			parts := x.counting(p, key)
+			if known(parts) {
+				continue
+			}
 			if p.isUnion(parts) {
 				x.alone(parts, x.m.liveIdentities, func(r *ruleEffect) { r.Needed = true })
 				continue
 			}
+			at := d.gate.at(key)
 			x.sift(p, parts, func(r *ruleEffect) {
-				if !r.Needed && x.differs(d, p, parts, key, shadow == 1, r.Rule) {
-					r.Needed = true
+				for w, own := range x.own {
+					if own != 0 && x.differs(at, p, parts, w, r) {
+						r.Needed = true
+						return
+					}
 				}
 			})
 		}
 	}
 }
 
+// known says whether there is nothing to be found out about the rules.
+func known(parts []share) bool {
+	for i := range parts {
+		if r := parts[i].rule; !r.Needed || !r.Decides {
+			return false
+		}
+	}
+	return true
+}
+
 // sift walks through the steps and calls f with the rules that decide about
 // somebody whom no other rule of the step matches: no other rule can be needed
 // here.
 func (x *effects) sift(p *plan, parts []share, f func(*ruleEffect)) {
-	left, passed := slices.Clone(x.m.liveIdentities), bitset(nil)
+	live := x.m.liveIdentities
+	left, passed := append(x.left[:0], live...), append(x.passed[:0], live...)
+	clear(passed)
 	for i, s := range p.steps {
 		n := 0
 		for n < len(parts) && parts[n].step == i {
@@ -239,29 +331,34 @@ func (x *effects) sift(p *plan, parts []share, f func(*ruleEffect)) {
 		parts = parts[n:]
 		switch s.op {
 		case termAnd:
-			left, passed = slices.Clone(x.m.liveIdentities), nil
+			copy(left, live)
+			clear(passed)
 			continue
 		case termTierDeny:
-			left, passed = passed, nil
+			left, passed = passed, left
+			clear(passed)
 			continue
 		case termTierPass:
 			left.or(passed)
-			passed = nil
+			clear(passed)
 			continue
 		}
 		x.alone(here, left, f)
-		for _, part := range here {
-			if s.op == termLog || s.op == termAllowL7 {
-				continue // stays undecided
-			}
-			in, _ := left.split(part.atom.ids)
+		if s.op == termLog || s.op == termAllowL7 {
+			continue // stays undecided
+		}
+		for j := range here {
+			ids := here[j].atom.ids
+			ids = ids[:min(len(ids), len(left))]
 			if s.op == termPass {
-				passed.or(in)
+				for w, word := range ids {
+					passed[w] |= left[w] & word
+				}
 			}
-			left = slices.Clone(left)
-			left.andNot(part.atom.ids)
+			left.andNot(ids)
 		}
 	}
+	x.left, x.passed = left, passed
 }
 
 // isUnion says whether all parts are allows of one step before a denial.
@@ -277,37 +374,44 @@ func (p *plan) isUnion(parts []share) bool {
 	return false
 }
 
-// alone calls f with the rules that have somebody of those among to
-// themselves, and notes which have anybody of them.
+// alone calls f with the rules, not known to be needed, that have somebody of
+// those among to themselves, x.own, and notes which have anybody of them.
 func (x *effects) alone(parts []share, among bitset, f func(*ruleEffect)) {
-	once, twice := x.sum[0][:0], x.sum[1][:0]
+	if known(parts) {
+		return
+	}
+	x.once, x.twice = append(x.once[:0], among...), append(x.twice[:0], among...)
+	once, twice := x.once, x.twice
+	clear(once)
+	clear(twice)
 	for i := 0; i < len(parts); {
 		ids, n := together(parts[i:])
-		once.grow(len(ids))
-		twice.grow(len(once))
-		for w, word := range ids {
+		for w, word := range ids[:min(len(ids), len(among))] {
 			twice[w] |= once[w] & word
 			once[w] |= word
 		}
 		i += n
 	}
 	for i := 0; i < len(parts); {
+		r := parts[i].rule
 		ids, n := together(parts[i:])
-		var any, own uint64
+		i += n
+		if r.Needed && r.Decides {
+			continue
+		}
+		var any, all uint64
+		x.own = x.own[:0]
 		for w, word := range ids[:min(len(ids), len(among))] {
 			any |= word & among[w]
-			own |= word & among[w] &^ twice[w]
+			own := word & among[w] &^ twice[w]
+			all |= own
+			x.own = append(x.own, own)
 		}
-		r := x.rules[parts[i].rule]
 		r.Decides = r.Decides || any != 0
-		i += n
-		if own != 0 {
+		if all != 0 && !r.Needed {
 			f(r)
 		}
 	}
-	clear(once[:cap(once)])
-	clear(twice[:cap(twice)])
-	x.sum[0], x.sum[1] = once, twice
 }
 
 // together is the identities of the first part's rule, whose parts stand together.
@@ -326,41 +430,6 @@ func together(parts []share) (bitset, int) {
 	return ids, n
 }
 
-// differs says whether the range of the key is another one without the rule
-// and all that are dropped.
-func (x *effects) differs(d doorway, p *plan, parts []share, key model.PortKey, shadow bool, without *model.Rule) bool {
-	terms := p.terms(parts, func(r *model.Rule) bool { return r == without || x.dropped[r] })
-	return x.m.differs(d.gate.at(key), x.m.evaluate(terms), shadow)
-}
-
-// differs compares a range with what an expression gives.
-func (m *Matrix) differs(r *Range, is [planes][]uint64, shadow bool) bool {
-	if shadow {
-		return m.otherRow(r.Shadow, is[planeAllow])
-	}
-	return m.otherRow(r.Allow, is[planeAllow]) || m.otherRow(r.Conditional, is[planeConditional]) || m.otherRow(r.Log, is[planeLog])
-}
-
-// otherRow says whether the row and the bits differ in an identity that some
-// address has.
-func (m *Matrix) otherRow(r *Row, is []uint64) bool {
-	for w, live := range m.liveIdentities {
-		var was, now uint64
-		if r.All {
-			was = ^was
-		} else if w < len(r.Bits) {
-			was = r.Bits[w]
-		}
-		if w < len(is) {
-			now = is[w]
-		}
-		if (was^now)&live != 0 {
-			return true
-		}
-	}
-	return false
-}
-
 // mostLooks bounds how often it is looked up who decides instead of a rule.
 const mostLooks = 64
 
@@ -369,16 +438,17 @@ const mostLooks = 64
 func (x *effects) settle(r *ruleEffect) {
 	looks := 0
 	for _, i := range r.doors {
-		d := x.doors[i]
-		for shadow, p := range d.plans {
+		d := &x.doors[i]
+		for _, p := range d.plans {
+			if !p.stood && looks >= mostLooks {
+				continue
+			}
 			for _, key := range p.keys {
-				dropped := func(s share) bool { return x.dropped[s.rule] && s.interval.First <= key && key <= s.interval.Last }
-				stood := len(x.dropped) > 0 && slices.ContainsFunc(p.parts, dropped)
-				if !stood && looks >= mostLooks || !p.covers(r.Rule, key) {
+				if !p.covers(r, key) {
 					continue
 				}
-				parts := p.at(key)
-				if stood && x.differs(d, p, parts, key, shadow == 1, r.Rule) {
+				parts := x.counting(p, key)
+				if p.stood && x.stoodFor(r, d.gate.at(key), p, parts) {
 					r.Needed, r.Decides, r.Others = true, true, nil
 					return
 				}
@@ -388,32 +458,62 @@ func (x *effects) settle(r *ruleEffect) {
 			}
 		}
 	}
-	x.dropped[r.Rule] = true
+	r.dropped = true
+	for _, i := range r.doors {
+		d := &x.doors[i]
+		d.touched = true
+		for _, p := range d.plans {
+			p.stood = p.stood || slices.ContainsFunc(p.parts, func(s share) bool { return s.rule == r })
+		}
+	}
+}
+
+// stoodFor says whether, with all that was dropped, the range is another one
+// without the rule; it can differ only for those whom the rule matches.
+func (x *effects) stoodFor(r *ruleEffect, at *Range, p *plan, parts []share) bool {
+	if !slices.ContainsFunc(parts, func(s share) bool { return s.rule.dropped }) {
+		return false
+	}
+	for w := range x.m.liveIdentities {
+		matches := func(s share) bool { return s.rule == r && w < len(s.atom.ids) && s.atom.ids[w] != 0 }
+		if slices.ContainsFunc(parts, matches) && x.differs(at, p, parts, w, r) {
+			return true
+		}
+	}
+	return false
 }
 
 // covers says whether the rule counts at the port key.
-func (p *plan) covers(r *model.Rule, key model.PortKey) bool {
-	return slices.ContainsFunc(p.parts, func(s share) bool { return s.rule == r && s.interval.First <= key && key <= s.interval.Last })
+func (p *plan) covers(r *ruleEffect, key model.PortKey) bool {
+	for i := range p.parts {
+		if p.parts[i].rule == r && p.parts[i].covers(key) {
+			return true
+		}
+	}
+	return false
 }
 
 // instead notes who decides about what the rule matches.
 func (x *effects) instead(r *ruleEffect, parts []share) {
 	for _, part := range parts {
-		if part.rule != r.Rule {
+		if part.rule != r {
 			continue
 		}
-		left := slices.Clone(part.atom.ids)
+		left := append(x.left[:0], part.atom.ids...)
 		for _, other := range parts {
-			if other.step > part.step || other.rule == r.Rule || x.dropped[other.rule] {
+			if other.step > part.step || other.rule == r || other.rule.dropped {
 				continue
 			}
-			if in, rest := left.split(other.atom.ids); in != nil {
-				left = rest
-				if !slices.Contains(r.Others, other.rule) {
-					r.Others = append(r.Others, other.rule)
-				}
+			var in uint64
+			for w, word := range other.atom.ids[:min(len(other.atom.ids), len(left))] {
+				in |= left[w] & word
+				left[w] &^= word
+			}
+			if in != 0 && !slices.Contains(r.Others, other.rule.Rule) {
+				r.Others = append(r.Others, other.rule.Rule)
 			}
 		}
+		x.left = left
 	}
 }
 
@@ -431,30 +531,120 @@ func (x *effects) needless(p *policy, again bool) bool {
 			}
 		}
 	}
-	dropped := func(r *model.Rule) bool { return x.dropped[r] }
 	// The classes that came last are those that the fewest policies select.
 	for _, i := range slices.Backward(x.at[p]) {
-		d := x.doors[i]
-		if again && !x.touched(d) {
-			continue
-		}
-		for shadow, rest := range x.plans(d, p) {
-			for _, key := range append(rest.keys, d.gate.firsts()...) {
-				if x.m.differs(d.gate.at(key), x.m.evaluate(rest.terms(rest.at(key), dropped)), shadow == 1) {
-					return false
-				}
-			}
+		if d := &x.doors[i]; (!again || d.touched) && x.misses(d, p, again) {
+			return false
 		}
 	}
 	return true
 }
 
-// touched says whether a rule or policy of the doorway was taken out.
-func (x *effects) touched(d doorway) bool {
-	return slices.ContainsFunc(d.class.policies[d.gate.Direction], func(p *policy) bool { return x.without[p] }) ||
-		slices.ContainsFunc(d.plans, func(p *plan) bool {
-			return slices.ContainsFunc(p.parts, func(s share) bool { return x.dropped[s.rule] })
-		})
+// misses says whether the doorway is another one without the policy. Where its
+// steps stay as they are it can differ only for those whom the policy's rules
+// match, and not at all if these are dropped already.
+func (x *effects) misses(d *doorway, p *policy, dropped bool) bool {
+	for _, plan := range d.plans {
+		switch {
+		case p.Staged && !plan.shadow:
+		case x.shapes(d, p, plan.shadow):
+			rest := x.plan(d, plan.shadow, p)
+			for _, key := range append(rest.keys, d.gate.firsts()...) {
+				parts, at := x.counting(rest, key), d.gate.at(key)
+				for w := range x.m.liveIdentities {
+					if x.differs(at, rest, parts, w, nil) {
+						return true
+					}
+				}
+			}
+		case !dropped && x.missesRules(d, p, plan):
+			return true
+		}
+	}
+	return false
+}
+
+// missesRules says whether the doorway is another one without the policy's
+// rules, none of which is needed alone.
+func (x *effects) missesRules(d *doorway, p *policy, plan *plan) bool {
+	rules := p.rules[d.gate.Direction]
+	drop := func(on bool) {
+		for i := range rules {
+			x.rules[rules[i].Rule].dropped = on
+		}
+	}
+	drop(true)
+	defer drop(false)
+	for _, key := range plan.keys {
+		parts := x.counting(plan, key)
+		if !slices.ContainsFunc(parts, func(s share) bool { return s.rule.dropped }) {
+			continue
+		}
+		x.own = x.own[:0]
+		for i := range parts {
+			if parts[i].rule.dropped {
+				x.own.or(parts[i].atom.ids)
+			}
+		}
+		at := d.gate.at(key)
+		for w, word := range x.own {
+			if word != 0 && x.differs(at, plan, parts, w, nil) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// shapes says whether the policy's presence alone makes the steps of the
+// doorway what they are: it shuts the end of a tier, it is the only one of a
+// family, or it parts a set in two.
+func (x *effects) shapes(d *doorway, p *policy, staged bool) bool {
+	direction := d.gate.Direction
+	var families [3]int // Calico's, Cilium's, and all others
+	family := func(q *policy) int {
+		switch q.Family {
+		case model.FamilyCalico:
+			return 0
+		case model.FamilyCilium:
+			return 1
+		}
+		return 2
+	}
+	var shut [3]bool // the end of the policy's tier, by others of the families
+	var before, after bool
+	seen := false
+	for _, q := range d.class.policies[direction] {
+		switch {
+		case q == p:
+			seen = true
+			continue
+		case x.without[q] || q.Staged && !staged:
+			continue
+		}
+		families[family(q)]++
+		if q.Tier != p.Tier {
+			continue
+		}
+		shut[family(q)] = shut[family(q)] || denies([]*policy{q}, direction)
+		if s := q.Section(direction); !s.Ordered {
+			before, after = before || !seen, after || seen
+		}
+	}
+	if p.Section(direction).Ordered && before && after {
+		return true
+	}
+	own := family(p)
+	if own < 2 && families[own] == 0 && families[1-own] > 0 {
+		return true
+	}
+	if !denies([]*policy{p}, direction) {
+		return false
+	}
+	if families[0] == 0 || families[1] == 0 { // one pipeline
+		return !shut[0] && !shut[1] && !shut[2]
+	}
+	return own != 1 && !shut[0] && !shut[2] || own != 0 && !shut[1] && !shut[2]
 }
 
 // firsts lists where the gate's ranges begin.

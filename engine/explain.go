@@ -59,12 +59,7 @@ func (m *Matrix) Misses(src, dst Party, key model.PortKey, d model.Direction) []
 			}
 		}
 	}
-	for _, p := range m.Policies() {
-		if miss, ok := c.subjectMiss(p, subject.Endpoint, d); ok && !slices.Contains(door.Policies, p) {
-			out = append(out, miss)
-		}
-	}
-	return nearest(out)
+	return nearest(append(out, c.subjectMisses(door.Policies, subject.Endpoint, d)...))
 }
 
 // nearest keeps the near misses, or the nearest where none is near.
@@ -142,11 +137,35 @@ func (c *connection) ruleMisses(p *model.Policy, r *model.Rule) []Miss {
 	return out
 }
 
-// subjectMiss is a policy that has a rule for the connection and selects other
-// pods of the subject's namespace, for one label only.
+// subjectMisses are the policies beside those that govern the door which nearly
+// do so, in order of evaluation.
+func (c *connection) subjectMisses(but []*model.Policy, subject *model.Endpoint, d model.Direction) []Miss {
+	type near struct {
+		*policy
+		miss Miss
+	}
+	var found []near
+	for _, p := range c.m.policies {
+		if p.Subject.Namespace != subject.Namespace {
+			continue
+		}
+		if miss, ok := c.subjectMiss(p.Policy, subject, d); ok && !slices.Contains(but, p.Policy) {
+			found = append(found, near{p, miss})
+		}
+	}
+	slices.SortFunc(found, func(a, b near) int { return comparePolicies(a.policy, b.policy) })
+	out := make([]Miss, len(found))
+	for i, x := range found {
+		out[i] = x.miss
+	}
+	return out
+}
+
+// subjectMiss is a policy of the subject's namespace that has a rule for the
+// connection and selects other pods there, for one label only.
 func (c *connection) subjectMiss(p *model.Policy, subject *model.Endpoint, d model.Direction) (Miss, bool) {
 	s := p.Section(d)
-	if s == nil || p.Staged || p.Subject.Namespace != subject.Namespace {
+	if s == nil || p.Staged {
 		return Miss{}, false
 	}
 	fails := labelFails("podSelector", p.Subject.Pods, c.m.labelsOf(subject), "this pod")

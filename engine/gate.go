@@ -85,6 +85,18 @@ func (m *Matrix) gateKey(c *class, d model.Direction) string {
 	return string(b)
 }
 
+// enforced lists the steps of the gate, which has these policies as long as it
+// is the class's.
+func (g *Gate) enforced(c *class) []step {
+	if g == nil {
+		return nil
+	}
+	if g.walk == nil {
+		g.walk = steps(c.policies[g.Direction], g.Direction, false)
+	}
+	return g.walk
+}
+
 // match is a rule's part in one gate: an atom over an interval of port keys.
 type match struct {
 	step     int

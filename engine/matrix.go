@@ -51,6 +51,7 @@ type Gate struct {
 	key  string
 	refs int
 	rows []*rowSet
+	walk []step // of the enforced policies, once somebody has asked for reasons
 }
 
 // Delta says what a change touched, for a publisher that keeps a mirror.

@@ -119,12 +119,14 @@ func (m *Matrix) Policies() []*model.Policy {
 }
 
 // at finds the range that the port key falls into.
-func (g *Gate) at(key model.PortKey) *Range {
+func (g *Gate) at(key model.PortKey) *Range { return &g.Ranges[g.index(key)] }
+
+func (g *Gate) index(key model.PortKey) int {
 	i, found := slices.BinarySearchFunc(g.Ranges, key, func(r Range, key model.PortKey) int { return cmp.Compare(r.First, key) })
 	if !found {
 		i--
 	}
-	return &g.Ranges[i]
+	return i
 }
 
 // At is the range that decides about the port key.

@@ -71,11 +71,10 @@ func (m *Matrix) internRows(terms []term) *rowSet {
 	}
 	s := &rowSet{key: string(m.keyBuf), refs: 1}
 	terms = keep(s.room[:0], terms)
-	var results [planes][]uint64
-	if isUnion(terms) {
-		results[planeAllow] = m.union(terms[0].atoms)
-	} else {
-		results = m.evaluate(terms)
+	union := isUnion(terms)
+	var results *[planes]bitset
+	if !union {
+		results = &m.evaluate(terms).planes
 	}
 	for p := range planes {
 		if row := constantRow(terms, p); row != nil {
@@ -86,7 +85,13 @@ func (m *Matrix) internRows(terms []term) *rowSet {
 		if p != planeAllow {
 			r = new(Row)
 		}
-		*r = Row{Bits: results[p], terms: terms, plane: p, slot: len(m.rows)}
+		var bits bitset
+		if union {
+			bits = m.union(terms[0].atoms)
+		} else {
+			bits = append(m.roomForRow(), results[p]...)
+		}
+		*r = Row{Bits: bits, terms: terms, plane: p, slot: len(m.rows)}
 		s.rows[p] = r
 		m.rows = append(m.rows, s.rows[p])
 	}
@@ -154,89 +159,109 @@ func isUnion(terms []term) bool {
 	return len(terms) == 2 && terms[0].op == termAllow && terms[1].op == termTierDeny
 }
 
-func (m *Matrix) union(atoms []*atom) bitset {
+// roomForRow is an empty set that identities which split off do not move.
+func (m *Matrix) roomForRow() bitset {
 	words := (len(m.sizes) + 63) / 64
-	out := make(bitset, words, words+words/16+1) // identities that split off do not move it
+	return make(bitset, 0, words+words/16+1)
+}
+
+func (m *Matrix) union(atoms []*atom) bitset {
+	out := m.roomForRow()
+	out = out[:(len(m.sizes)+63)/64]
 	for _, a := range atoms {
 		out.or(a.ids)
 	}
 	return out
 }
 
-// evaluate computes the expression over all identities.
-func (m *Matrix) evaluate(terms []term) (out [planes][]uint64) {
-	var sets [planes]bitset
-	for i := range sets {
-		sets[i] = make(bitset, (len(m.sizes)+63)/64)
+// evaluation is room to evaluate one expression at a time. Its sets have one
+// length, that of all identities.
+type evaluation struct {
+	planes                                         [planes]bitset
+	undecided, passed, allowed, conditional, share bitset
+}
+
+// evaluate computes the expression over all identities. The result is good
+// until the next call.
+func (m *Matrix) evaluate(terms []term) *evaluation {
+	e := &m.evaluation
+	words := (len(m.sizes) + 63) / 64
+	for _, b := range []*bitset{&e.planes[planeAllow], &e.planes[planeConditional], &e.planes[planeLog], &e.undecided, &e.passed, &e.allowed, &e.conditional, &e.share} {
+		b.grow(words)
 	}
+	clear(e.planes[planeLog])
 	for first := true; ; first = false {
 		n := slices.IndexFunc(terms, func(t term) bool { return t.op == termAnd })
 		part := terms
 		if n >= 0 {
 			part = terms[:n]
 		}
-		m.evaluatePart(part, &sets, first)
+		e.run(part, len(m.sizes))
+		e.join(first)
 		if n < 0 {
-			break
+			return e
 		}
 		terms = terms[n+1:]
 	}
-	for i := range sets {
-		out[i] = sets[i]
-	}
-	return out
 }
 
-// evaluatePart computes the terms up to a termAnd, and joins the result to
-// that of the parts before it.
-func (m *Matrix) evaluatePart(terms []term, sets *[planes]bitset, first bool) {
-	und := full(len(m.sizes))
-	var passed, allowed, conditional bitset
+// run computes who passes, and who under conditions, by the terms up to a
+// termAnd.
+func (e *evaluation) run(terms []term, identities int) {
+	e.undecided.fill(identities)
+	clear(e.passed)
+	clear(e.allowed)
+	clear(e.conditional)
 	for _, t := range terms {
-		share := make(bitset, len(und))
+		switch t.op {
+		case termTierDeny:
+			e.undecided, e.passed = e.passed, e.undecided
+			clear(e.passed)
+			continue
+		case termTierPass:
+			e.undecided.or(e.passed)
+			clear(e.passed)
+			continue
+		}
+		share := e.share
+		clear(share)
 		for _, a := range t.atoms {
 			share.or(a.ids)
 		}
-		share.and(und)
+		share.and(e.undecided)
 		switch t.op {
 		case termAllow:
-			allowed.or(share)
+			e.allowed.or(share)
 		case termAllowL7:
-			conditional.or(share)
+			e.conditional.or(share)
 			continue
 		case termPass:
-			passed.or(share)
+			e.passed.or(share)
 		case termLog:
-			sets[planeLog].or(share)
-			continue
-		case termTierDeny:
-			und, passed = passed, nil
-			continue
-		case termTierPass:
-			und.or(passed)
-			passed = nil
+			e.planes[planeLog].or(share)
 			continue
 		}
-		und.andNot(share)
+		e.undecided.andNot(share)
 	}
-	allowed.or(und)
-	allowed.grow(len(sets[planeAllow]))
-	allowed.clear(0)
-	conditional.andNot(allowed)
+	e.allowed.or(e.undecided)
+	e.allowed.clear(0)
+	e.conditional.andNot(e.allowed)
+}
+
+// join has who passed pass only if it passed the parts before, too; freely
+// only if it does so in both.
+func (e *evaluation) join(first bool) {
+	allow, conditional := e.planes[planeAllow], e.planes[planeConditional]
 	if first {
-		sets[planeAllow].or(allowed)
-		sets[planeConditional].or(conditional)
+		copy(allow, e.allowed)
+		copy(conditional, e.conditional)
 		return
 	}
-	// Who passes both, if only through the proxy: not freely in both.
-	either := slices.Clone(sets[planeAllow])
-	either.or(sets[planeConditional])
-	conditional.or(allowed)
-	either.and(conditional)
-	sets[planeAllow].and(allowed)
-	either.andNot(sets[planeAllow])
-	clear(sets[planeConditional])
-	sets[planeConditional].or(either)
+	for w := range allow {
+		either := (allow[w] | conditional[w]) & (e.conditional[w] | e.allowed[w])
+		allow[w] &= e.allowed[w]
+		conditional[w] = either &^ allow[w]
+	}
 }
 
 // passes evaluates the row's expression for one identity, whose bits in the

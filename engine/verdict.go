@@ -90,14 +90,13 @@ func (m *Matrix) DoorTo(subject, peer Party, keys []model.PortKey, d model.Direc
 		}
 		return out
 	}
-	walk := steps(s.pod.class.policies[d], d, false)
 	g := m.gate(s.pod.class, d)
 	for i, key := range keys {
 		if g == nil {
 			out[i].Door = m.door(s, p, d, key)
 			continue
 		}
-		out[i].Stages = m.walk(walk, s.pod.class, d, p, key)
+		out[i].Stages = m.stages(s.pod.class, d, p, key)
 		out[i].Door = g.judge(out[i].Stages, p.identity, key)
 	}
 	return out
@@ -106,6 +105,60 @@ func (m *Matrix) DoorTo(subject, peer Party, keys []model.PortKey, d model.Direc
 // Identity is the identity of a party by the address that it uses; 0 if it has
 // none that policies know.
 func (m *Matrix) Identity(p Party) Identity { return m.end(p).identity }
+
+// End is a party that was looked up once, for many questions. It is good until
+// the Matrix changes.
+type End struct{ end end }
+
+// End looks the party up.
+func (m *Matrix) End(p Party) End { return End{m.end(p)} }
+
+// Open says of each door whether it is open to the connection: what Verdict
+// says, without the reasons.
+func (m *Matrix) Open(src, dst End, key model.PortKey) (egress, ingress bool) {
+	egress, _ = m.open(src.end, dst.end, model.Egress, key)
+	ingress, _ = m.open(dst.end, src.end, model.Ingress, key)
+	return egress, ingress
+}
+
+// OpenFor says whether src may open a connection to dst on any of the ports.
+func (m *Matrix) OpenFor(src, dst End, ports model.PortSet) bool {
+	s, d := src.end, dst.end
+	for _, iv := range ports {
+		for key := iv.First; ; key++ {
+			egress, untilEgress := m.open(s, d, model.Egress, key)
+			ingress, untilIngress := m.open(d, s, model.Ingress, key)
+			if egress && ingress {
+				return true
+			}
+			if key = min(untilEgress, untilIngress); key >= iv.Last {
+				break
+			}
+		}
+	}
+	return false
+}
+
+// open says whether the subject's door is open at the port key, and up to which
+// key that holds at least.
+func (m *Matrix) open(subject, peer end, d model.Direction, key model.PortKey) (open bool, until model.PortKey) {
+	if open, _ := exempt(subject, peer, d); open {
+		return true, model.MaxPortKey
+	}
+	if peer.identity == 0 {
+		return false, model.MaxPortKey
+	}
+	g := m.gate(subject.pod.class, d)
+	if g == nil {
+		return true, model.MaxPortKey
+	}
+	i := g.index(key)
+	until = model.MaxPortKey
+	if i+1 < len(g.Ranges) {
+		until = g.Ranges[i+1].First - 1
+	}
+	return g.Ranges[i].Allow.Has(peer.identity), until
+}
 
 // door judges at the subject's door.
 func (m *Matrix) door(subject, peer end, d model.Direction, key model.PortKey) Door {
@@ -170,17 +223,13 @@ func (m *Matrix) Stages(src, dst Party, key model.PortKey, d model.Direction) []
 	return m.stages(subject.pod.class, d, peer, key)
 }
 
+// stages walks through the steps of the class's door.
 func (m *Matrix) stages(c *class, d model.Direction, peer end, key model.PortKey) []Stage {
-	return m.walk(steps(c.policies[d], d, false), c, d, peer, key)
-}
-
-// walk goes through the steps of the class's door.
-func (m *Matrix) walk(through []step, c *class, d model.Direction, peer end, key model.PortKey) []Stage {
 	var out []Stage
 	walk := Stage{Said: Undecided}
 	pipeline, decided := 0, false
 	var condition *stepRule // that matched: what denies from there on does so unless it holds
-	for _, s := range through {
+	for _, s := range m.gate(c, d).enforced(c) {
 		switch s.op {
 		case termAnd:
 			pipeline, decided, condition = pipeline+1, false, nil

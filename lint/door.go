@@ -119,7 +119,8 @@ func (r *run) halves(x *rule) {
 		if p.Pods == nil || p.Block != nil || len(p.Not) > 0 || p.Services != nil || p.Nodes != nil {
 			continue
 		}
-		pairs := r.pairs(x, p)
+		pairs := r.pairs(r.buf[:0], x, p)
+		r.buf = pairs
 		if len(pairs) > mostPairs || slices.ContainsFunc(pairs, func(k pair) bool { return r.passes(x, k) }) {
 			continue
 		}
@@ -136,8 +137,7 @@ type pair struct{ from, to *model.Endpoint }
 
 // pairs lists those between the rule's subjects and the peer's pods, as far as
 // they are not too many.
-func (r *run) pairs(x *rule, p *model.Peer) []pair {
-	var out []pair
+func (r *run) pairs(out []pair, x *rule, p *model.Peer) []pair {
 	for _, subject := range r.sample(&x.policy.Subject) {
 		for _, peer := range r.sample(p.Pods) {
 			switch {
@@ -157,7 +157,17 @@ func (r *run) pairs(x *rule, p *model.Peer) []pair {
 
 // passes says whether anything that the rule speaks of passes both doors.
 func (r *run) passes(x *rule, k pair) bool {
-	return len(r.Matrix.Connections(party(k.from), party(k.to)).Intersect(portsFor(x.Rule, k.to))) > 0
+	return r.Matrix.OpenFor(r.end(k.from), r.end(k.to), portsFor(x.Rule, k.to))
+}
+
+// end looks the pod up, once.
+func (r *run) end(e *model.Endpoint) engine.End {
+	out, ok := r.ends[e]
+	if !ok {
+		out = r.Matrix.End(party(e))
+		r.ends[e] = out
+	}
+	return out
 }
 
 // portsFor is the rule's ports as the destination has them.
@@ -184,6 +194,9 @@ func (r *run) half(x *rule, p *model.Peer, k pair) bool {
 		return false
 	}
 	key := ports[0].First
+	if egress, ingress := r.Matrix.Open(r.end(k.from), r.end(k.to), key); egress == ingress || egress != (x.direction == model.Egress) {
+		return false
+	}
 	v := r.Matrix.Verdict(party(k.from), party(k.to), key)
 	code, here, there, other := "SP1503", v.Egress, v.Ingress, "ingress of the destination"
 	if x.direction == model.Ingress {

@@ -7,28 +7,34 @@ import (
 	"github.com/sallyport-dev/sallyport/model"
 )
 
+// imagine adds the pods that the policies speak of, and looks up what each rule
+// does for them and for today's.
+func (r *run) imagine() {
+	r.imagined = engine.Compile(imagine(r.Cluster))
+	r.rules, r.needless = r.imagined.Effects(func(p *model.Policy) bool {
+		return p.Staged || r.wrong[p.Source.Object()] || isDefaultDeny(p) && !r.deniedElsewhere(p)
+	})
+}
+
 // effects looks for rules and policies without which everything would be as it
 // is, for today's pods and for those that the policies speak of.
 func (r *run) effects() {
-	rules, needless := r.imagined.Effects(func(p *model.Policy) bool {
-		return p.Staged || r.wrong[p.Source.Object()] || isDefaultDeny(p) && !r.deniedElsewhere(p)
-	})
-	for _, p := range needless {
+	for _, p := range r.needless {
 		r.find("SP1304", p.Source, "taking the policy out changes no connection, neither of today's pods nor of others that it may select", "remove it, or make it say what it was meant to")
 	}
 	objects := map[*model.Rule]engine.Effect{}
-	for _, e := range rules {
+	for _, e := range r.rules {
 		objects[e.Rule] = e
 	}
-	for _, e := range rules {
-		if !e.Needed && e.Matches && !slices.Contains(needless, e.Policy) {
-			r.needless(e, objects)
+	for _, e := range r.rules {
+		if !e.Needed && e.Matches && !slices.Contains(r.needless, e.Policy) {
+			r.needlessRule(e, objects)
 		}
 	}
 }
 
-// needless says of one rule why it changes nothing.
-func (r *run) needless(e engine.Effect, all map[*model.Rule]engine.Effect) {
+// needlessRule says why a rule changes nothing.
+func (r *run) needlessRule(e engine.Effect, all map[*model.Rule]engine.Effect) {
 	var others []model.Source
 	var names []string
 	same := e.Rule.Action == model.Allow

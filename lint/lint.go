@@ -26,6 +26,7 @@ type Input struct {
 	Ignored  map[string][]string // codes that authors know of, by Source.Object
 	Omitted  []model.Source      // fields of policies that were left to their default
 	Unused   []model.Source      // lists of rules that a policy's types leave out
+	Together func(...func())     // runs what it is given at the same time; nil: one after the other
 }
 
 // Finding is something that was most likely not meant.
@@ -47,10 +48,15 @@ func (f Finding) String() string {
 // Run looks at the input. The findings are sorted by place, then code.
 func Run(in Input) []Finding {
 	r := newRun(in)
+	r.together(r.imagine, func() {
+		for _, p := range in.Cluster.Policies {
+			r.policy(p)
+		}
+	})
+	policies := r.out
+	r.out = nil
 	r.coverage()
-	for _, p := range in.Cluster.Policies {
-		r.policy(p)
-	}
+	r.out = append(r.out, policies...)
 	r.effects()
 	r.names()
 	r.doors()
@@ -74,6 +80,8 @@ type run struct {
 	samples      map[string][]*model.Endpoint // of selectors, by their key
 	shapes       []shape
 	imagined     *engine.Matrix
+	rules        []engine.Effect // of the imagined Matrix
+	needless     []*model.Policy // the same
 	pods         addressIndex
 	nodes        addressIndex
 	services     addressIndex
@@ -81,10 +89,12 @@ type run struct {
 	wrong        map[string]bool // objects with errors, by Source.Object
 	vocabularies map[string]vocabulary
 	keyBuf       []byte
+	buf          []pair // scratch of halves
+	ends         map[*model.Endpoint]engine.End
 }
 
 func newRun(in Input) *run {
-	r := &run{Input: in, samples: map[string][]*model.Endpoint{}}
+	r := &run{Input: in, samples: map[string][]*model.Endpoint{}, ends: map[*model.Endpoint]engine.End{}}
 	r.shapes = shapesOf(in.Cluster)
 	r.pods, r.nodes, r.services = podAddresses(in.Cluster), nodeAddresses(in.Cluster), serviceAddresses(in.Cluster)
 	r.byNamespace = map[string][]*model.Service{}
@@ -98,8 +108,18 @@ func newRun(in Input) *run {
 			r.wrong[p.Source.Object()] = true
 		}
 	}
-	r.imagined = engine.Compile(imagine(in.Cluster))
 	return r
+}
+
+// together runs the functions, which share nothing that they write.
+func (r *run) together(functions ...func()) {
+	if r.Together != nil {
+		r.Together(functions...)
+		return
+	}
+	for _, f := range functions {
+		f()
+	}
 }
 
 // find reports a finding of the check, unless its object says that it is known.

@@ -3,8 +3,10 @@ package lint_test
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/sallyport-dev/sallyport/engine"
@@ -103,4 +105,27 @@ func end(chaos *synth.Chaos, c *model.Cluster, outside []netip.Addr) reference.P
 		return reference.Party{Pod: e, Addr: e.IPs[0]}
 	}
 	return reference.Party{Addr: outside[chaos.IntN(len(outside))]}
+}
+
+// TestTogetherFindsTheSame looks at random clusters, and at a larger one, on
+// several cores: -race sees what they share.
+func TestTogetherFindsTheSame(t *testing.T) {
+	clusters := []*model.Cluster{synth.Dialects(synth.Scale(synth.Params{Pods: 400, Workloads: 80, Policies: 200, Seed: 3}))}
+	for seed := range uint64(60) {
+		clusters = append(clusters, synth.NewChaos(seed).Cluster())
+	}
+	for i, c := range clusters {
+		in := lint.Input{Cluster: c, Matrix: engine.Compile(c)}
+		want := lint.Run(in)
+		in.Together = func(functions ...func()) {
+			var all sync.WaitGroup
+			for _, f := range functions {
+				all.Go(f)
+			}
+			all.Wait()
+		}
+		if got := lint.Run(in); !reflect.DeepEqual(got, want) {
+			t.Errorf("cluster %d: %d findings, want %d", i, len(got), len(want))
+		}
+	}
 }

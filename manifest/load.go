@@ -4,8 +4,9 @@
 // make; pods, nodes and Services without addresses get them by a fixed rule,
 // so that every reader of the same files gives the same answers.
 //
-// It owns what it returns until it returns it; there is no concurrency. Tests
-// are manifests and the clusters and problems that they make.
+// It owns what it returns until it returns it. Documents are parsed on two
+// cores, and decoded in order by the caller's goroutine. Tests are manifests
+// and the clusters and problems that they make.
 package manifest
 
 import (
@@ -33,6 +34,7 @@ type Options struct {
 	DualStack bool           // also give IPv6 addresses
 	Namespace string         // of objects without one; "" is default
 	PodRanges []netip.Prefix // default 10.244.0.0/14 and, with DualStack, fd00:10:244::/48
+	Common    *Common        // with inputs that are read at the same time; or nil
 }
 
 // Result is what the input says.
@@ -63,14 +65,18 @@ func Load(paths []string, stdin io.Reader, opts Options) (*Result, error) {
 func Parse(files map[string][]byte, order []string, opts Options) *Result {
 	l := newLoader(opts)
 	for _, name := range order {
-		l.documents(name, bytes.NewReader(files[name]))
+		l.documents(name, files[name])
 	}
 	return l.finish()
 }
 
 func (l *loader) path(path string, stdin io.Reader) error {
 	if path == Stdin {
-		l.documents(Stdin, stdin)
+		stream, err := io.ReadAll(stdin)
+		if err != nil {
+			return fmt.Errorf("cannot read standard input: %w", err)
+		}
+		l.documents(Stdin, stream)
 		return nil
 	}
 	info, err := os.Stat(path)
@@ -103,19 +109,37 @@ func (l *loader) path(path string, stdin io.Reader) error {
 }
 
 func (l *loader) file(path string) error {
-	f, err := os.Open(path)
+	stream, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("cannot read %s: %w", path, err)
 	}
-	defer f.Close()
-	l.documents(path, f)
+	l.documents(path, stream)
 	return nil
 }
 
 // documents reads every document of a stream. A document that cannot be
 // parsed ends the stream: where the next one begins cannot be known.
-func (l *loader) documents(name string, r io.Reader) {
-	d := yaml.NewDecoder(r)
+func (l *loader) documents(name string, stream []byte) {
+	read, whole := 0, true // documents that are read, and whether the stream is one
+	batches(l.opts.Common, divide(stream), func(above int, n *yaml.Node, err error) bool {
+		if whole = err != nil; whole {
+			return false
+		}
+		if n != nil {
+			read++
+			l.documentNode(name, above, n)
+		}
+		return true
+	})
+	if whole {
+		l.stream(name, stream, read)
+	}
+}
+
+// stream reads the documents that are left of a stream, as one: it cannot be
+// divided, or has an error that only then is at its place.
+func (l *loader) stream(name string, stream []byte, read int) {
+	d := yaml.NewDecoder(bytes.NewReader(stream))
 	for {
 		var n yaml.Node
 		err := d.Decode(&n)
@@ -127,9 +151,15 @@ func (l *loader) documents(name string, r io.Reader) {
 				"nothing after this place in the file was read")
 			return
 		}
-		if n.Kind == yaml.DocumentNode && len(n.Content) == 1 {
-			l.document(name, n.Content[0])
+		if read--; read < 0 {
+			l.documentNode(name, 0, &n)
 		}
+	}
+}
+
+func (l *loader) documentNode(file string, above int, n *yaml.Node) {
+	if n.Kind == yaml.DocumentNode && len(n.Content) == 1 {
+		l.document(file, above, n.Content[0])
 	}
 }
 
@@ -141,29 +171,29 @@ func lineOf(err error) int {
 	return line
 }
 
-func (l *loader) document(file string, n *yaml.Node) {
+func (l *loader) document(file string, above int, n *yaml.Node) {
 	if n.Tag == "!!null" {
 		return
 	}
-	source := model.Source{File: file, Line: n.Line, Column: n.Column}
+	source := model.Source{File: file, Line: above + n.Line, Column: n.Column}
 	if n.Kind != yaml.MappingNode {
 		l.problem(model.Error, source, "is no Kubernetes object", "an object begins with apiVersion and kind")
 		return
 	}
 	scratch := &field.Problems{}
-	root := field.Open(field.Object{Source: source, Root: n}, scratch)
+	root := field.Open(field.Object{Source: source, Root: n, Above: above}, scratch)
 	source.APIVersion, source.Kind = root.Field("apiVersion").Value(), root.Field("kind").Value()
 	if source.Kind == "" || source.APIVersion == "" {
 		l.problem(model.Error, source, "has no apiVersion or kind", "an object begins with apiVersion and kind")
 		return
 	}
 	if strings.HasSuffix(source.Kind, "List") && root.Field("items").IsList() {
-		root.Field("items").EachNode(func(item *yaml.Node) { l.document(file, item) })
+		root.Field("items").EachNode(func(item *yaml.Node) { l.document(file, above, item) })
 		return
 	}
 	meta := root.Field("metadata")
 	source.Name, source.Namespace = meta.Field("name").Value(), meta.Field("namespace").Value()
-	l.object(field.Object{Source: source, Root: n})
+	l.object(field.Object{Source: source, Root: n, Above: above})
 }
 
 // namespaced says whether objects of the kind live in a namespace.

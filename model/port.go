@@ -189,21 +189,35 @@ func (s PortSet) portsOf(p Protocol) string {
 	return strings.Join(ports, ",")
 }
 
-// otherProtocols names whole protocols; runs of them are folded as "protocols 0-5".
+// otherProtocols names whole protocols; runs of them are folded as "protocols
+// 0-5". What begins or ends within a protocol is named with its numbers.
 func (s PortSet) otherProtocols() []string {
 	var out []string
 	for _, iv := range s {
-		a, b := iv.First.Protocol(), iv.Last.Protocol()
-		whole := iv.First.Port() == 0 && iv.Last.Port() == 65535
+		a, b := int(iv.First.Protocol()), int(iv.Last.Protocol())
+		first, last := iv.First.Port(), iv.Last.Port()
 		switch {
-		case a == b && whole && (a == ICMP || a == ICMPv6):
-			out = append(out, a.String())
-		case a == b && whole:
+		case a == b && (first > 0 || last < 65535):
+			out = append(out, fmt.Sprintf("%s %d-%d", Protocol(a), first, last))
+			continue
+		case first > 0:
+			out = append(out, fmt.Sprintf("%s %d-65535", Protocol(a), first))
+			a++
+		}
+		whole := b
+		if last < 65535 {
+			whole--
+		}
+		switch {
+		case a == whole && (Protocol(a) == ICMP || Protocol(a) == ICMPv6):
+			out = append(out, Protocol(a).String())
+		case a == whole:
 			out = append(out, fmt.Sprintf("protocol %d", a))
-		case whole:
-			out = append(out, fmt.Sprintf("protocols %d-%d", a, b))
-		default:
-			out = append(out, fmt.Sprintf("%s %d-%d", a, iv.First.Port(), iv.Last.Port()))
+		case a < whole:
+			out = append(out, fmt.Sprintf("protocols %d-%d", a, whole))
+		}
+		if whole < b {
+			out = append(out, fmt.Sprintf("%s 0-%d", Protocol(b), last))
 		}
 	}
 	return out

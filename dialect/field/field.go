@@ -18,6 +18,7 @@ import (
 type Object struct {
 	Source model.Source // APIVersion, Kind, Namespace, Name, File and the line it starts at
 	Root   *yaml.Node   // the mapping of the object itself
+	Above  int          // lines of the file above the text that the nodes count from
 }
 
 // Problems collects what a walk finds.
@@ -25,56 +26,83 @@ type Problems struct{ List []model.Problem }
 
 // Cursor stands at one node of an object.
 type Cursor struct {
+	*place
+	node *yaml.Node // nil: the field is absent
+}
+
+// place is where a cursor stands. There are many, so that what is written out
+// of it is put together only when it is asked for.
+type place struct {
+	object   *object
+	parent   *place
+	name     string     // of a field
+	index    int        // of a list's item; -1 for a field
+	position *yaml.Node // nil: the field is absent
+	known    []string   // fields of this mapping that somebody asked for
+}
+
+type object struct {
 	source   model.Source
-	node     *yaml.Node // nil: the field is absent
+	above    int
 	problems *Problems
-	known    *[]string // fields of this mapping that somebody asked for
 }
 
 // Open returns a cursor at the object's root.
 func Open(o Object, p *Problems) Cursor {
-	return Cursor{source: o.Source, node: o.Root, problems: p, known: new([]string)}
+	return Cursor{&place{object: &object{o.Source, o.Above, p}, position: o.Root}, o.Root}
 }
 
 // Present says whether the field was written and is not null.
 func (c Cursor) Present() bool { return c.node != nil && c.node.Tag != "!!null" }
 
-// Source is the place of the node.
+// Source is the place of the node; of one that is absent, of what it is absent in.
 func (c Cursor) Source() model.Source {
-	if c.node == nil {
-		return c.source
+	s := c.object.source
+	s.Field = string(c.appendPath(make([]byte, 0, 64), s.Field))
+	for p := c.place; p != nil; p = p.parent {
+		if n := p.position; n != nil && n.Line > 0 {
+			return s.At(s.Field, c.object.above+n.Line, n.Column)
+		}
 	}
-	return c.source.At(c.source.Field, c.node.Line, c.node.Column)
+	return s
+}
+
+// appendPath writes the way from the object's root: spec.ingress[0].from.
+func (p *place) appendPath(b []byte, root string) []byte {
+	if p.parent == nil {
+		return append(b, root...)
+	}
+	b = p.parent.appendPath(b, root)
+	if p.index >= 0 {
+		return append(strconv.AppendInt(append(b, '['), int64(p.index), 10), ']')
+	}
+	if len(b) > 0 && !strings.HasPrefix(p.name, "[") {
+		b = append(b, '.')
+	}
+	return append(b, p.name...)
 }
 
 // Report adds a problem at this node.
 func (c Cursor) Report(severity model.Severity, message, hint string) {
-	c.problems.List = append(c.problems.List, model.Problem{Severity: severity, Source: c.Source(), Message: message, Hint: hint})
+	c.object.problems.List = append(c.object.problems.List, model.Problem{Severity: severity, Source: c.Source(), Message: message, Hint: hint})
 }
 
 // Error adds a problem of severity Error at this node.
 func (c Cursor) Error(message, hint string) { c.Report(model.Error, message, hint) }
 
-func (c Cursor) child(suffix string, n *yaml.Node) Cursor {
+func (c Cursor) child(name string, n *yaml.Node) Cursor { return c.below(name, -1, n) }
+
+func (c Cursor) below(name string, index int, n *yaml.Node) Cursor {
 	for n != nil && n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
-	s := c.Source()
-	switch {
-	case strings.HasPrefix(suffix, "[") || s.Field == "":
-		s.Field += suffix
-	default:
-		s.Field += "." + suffix
-	}
-	return Cursor{source: s, node: n, problems: c.problems, known: new([]string)}
+	return Cursor{&place{object: c.object, parent: c.place, name: name, index: index, position: n}, n}
 }
 
 // Field returns the cursor of a field of this mapping, absent or not.
 func (c Cursor) Field(name string) Cursor {
-	if c.known != nil {
-		*c.known = append(*c.known, name)
-	}
 	if c.isMapping() {
+		c.known = append(c.known, name)
 		for i := 0; i+1 < len(c.node.Content); i += 2 {
 			if c.node.Content[i].Value == name {
 				return c.child(name, c.node.Content[i+1])
@@ -116,8 +144,8 @@ func (c Cursor) Done() bool {
 		case seen[name]:
 			at.Error("field is written twice", "keep one of them")
 			clean = false
-		case !slices.Contains(*c.known, name):
-			at.Error("unknown field "+strconv.Quote(name), suggest(name, *c.known))
+		case !slices.Contains(c.known, name):
+			at.Error("unknown field "+strconv.Quote(name), suggest(name, c.known))
 			clean = false
 		}
 		seen[name] = true
@@ -171,7 +199,7 @@ func (c Cursor) Items() []Cursor {
 	}
 	out := make([]Cursor, len(c.node.Content))
 	for i, n := range c.node.Content {
-		out[i] = c.child("["+strconv.Itoa(i)+"]", n)
+		out[i] = c.below("", i, n)
 	}
 	return out
 }

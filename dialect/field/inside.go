@@ -26,7 +26,7 @@ func (c Cursor) ErrorInside(offset int, message, hint string) {
 			s.Column += 1 + strings.Count(before, `"`) + strings.Count(before, `\`)
 		}
 	}
-	c.problems.List = append(c.problems.List, model.Problem{Severity: model.Error, Source: s, Message: message, Hint: hint})
+	c.object.problems.List = append(c.object.problems.List, model.Problem{Severity: model.Error, Source: s, Message: message, Hint: hint})
 }
 
 // IsString says whether the node is a text.
