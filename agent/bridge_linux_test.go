@@ -79,7 +79,7 @@ func TestPodsOfOneBridgeBelowIP(t *testing.T) {
 		must(t, <-done)
 		must(t, Cleanup(n.config.Enforce))
 	})
-	w.updates <- kube.Update{Cluster: c, Revisions: map[string]string{"round": "1"}}
+	w.updates <- apart(kube.Update{Cluster: c, Revisions: map[string]string{"round": "1"}})
 	eventually(t, func() string {
 		if s := n.Status(); !s.Ready || s.Realised["round"] != "1" || len(n.ports) != len(pods) {
 			return fmt.Sprintf("%+v", s)

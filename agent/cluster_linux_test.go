@@ -55,6 +55,20 @@ type realm struct {
 	round  int
 }
 
+// apart has the endpoints of a whole cluster beside it, as a Watcher does.
+func apart(u kube.Update) kube.Update {
+	if u.Cluster == nil {
+		return u
+	}
+	c := *u.Cluster
+	for i := range c.Endpoints {
+		u.Endpoints = append(u.Endpoints, &c.Endpoints[i])
+	}
+	c.Endpoints = nil
+	u.Cluster = &c
+	return u
+}
+
 func newRealm(t *testing.T, c *model.Cluster) *realm {
 	needRoot(t)
 	unlock, err := lab.Lock(t.Context())
@@ -102,6 +116,7 @@ func (r *realm) tell(u kube.Update) {
 	r.Helper()
 	r.round++
 	u.Since, u.Revisions = time.Now(), map[string]string{"round": fmt.Sprint(r.round)}
+	u = apart(u)
 	for _, w := range r.worlds {
 		w.updates <- u
 	}

@@ -272,7 +272,7 @@ func (n *Node) follow(u kube.Update) {
 	}
 	var delta engine.Delta
 	if u.Cluster != nil {
-		delta = n.anew(u.Cluster)
+		delta = n.anew(u.Cluster, u.Endpoints)
 	} else {
 		delta = n.apply(u.Change)
 	}
@@ -288,28 +288,17 @@ func (n *Node) follow(u kube.Update) {
 }
 
 // anew begins with a whole cluster.
-func (n *Node) anew(c *model.Cluster) engine.Delta {
-	whole := *c
-	for i := range c.Endpoints {
-		corrected := n.told.correct(&c.Endpoints[i])
-		if corrected == &c.Endpoints[i] {
-			continue
-		}
-		if &whole.Endpoints[0] == &c.Endpoints[0] { // the World shares them
-			whole.Endpoints = slices.Clone(c.Endpoints)
-		}
-		whole.Endpoints[i] = *corrected
+func (n *Node) anew(c *model.Cluster, endpoints []*model.Endpoint) engine.Delta {
+	ch := engine.Change{Nodes: c.Nodes}
+	for _, e := range endpoints {
+		ch.Endpoints = append(ch.Endpoints, n.told.correct(e))
 	}
 	n.matrix = nil // the one before is of no use while the next one is made
-	n.matrix = engine.Compile(&whole)
+	n.matrix = engine.CompileWith(c, ch.Endpoints)
 	n.fresh = n.matrix.Identities()
 	clear(n.local)
 	clear(n.nodes)
 	n.others = nil
-	ch := engine.Change{Nodes: c.Nodes}
-	for i := range whole.Endpoints {
-		ch.Endpoints = append(ch.Endpoints, &whole.Endpoints[i])
-	}
 	n.know(ch)
 	return engine.Delta{Full: true}
 }

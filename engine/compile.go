@@ -99,6 +99,12 @@ func Compile(c *model.Cluster) *Matrix {
 	for i := range c.Endpoints {
 		endpoints[i] = &c.Endpoints[i]
 	}
+	return CompileWith(c, endpoints)
+}
+
+// CompileWith compiles a cluster whose endpoints are these. They stay with the
+// Matrix, each for itself: one that is replaced leaves the memory.
+func CompileWith(c *model.Cluster, endpoints []*model.Endpoint) *Matrix {
 	m := &Matrix{}
 	m.compile(c, endpoints)
 	return m

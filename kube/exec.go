@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/klog/v2"
@@ -47,6 +48,11 @@ func Agents(ctx context.Context, cfg *rest.Config) (map[string]string, error) {
 	return out, nil
 }
 
+// coreScheme decodes objects whole.
+var coreScheme = runtime.NewScheme()
+
+func init() { utilruntime.Must(corev1.AddToScheme(coreScheme)) }
+
 // podClient asks for pods. A client of every resource there is, as client-go
 // has it, would be a quarter of the program, and of each agent's memory.
 func podClient(cfg *rest.Config) (rest.Interface, error) {
@@ -54,7 +60,7 @@ func podClient(cfg *rest.Config) (rest.Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a client of the API server: %w", err)
 	}
-	return typedClient(cfg, h, corev1.SchemeGroupVersion)
+	return typedClient(cfg, h, corev1.SchemeGroupVersion, coreScheme)
 }
 
 // DialAgent runs a command in an agent's pod, with the rights of the user, and
@@ -65,7 +71,7 @@ func DialAgent(ctx context.Context, cfg *rest.Config, pod string, command ...str
 		return nil, err
 	}
 	r := c.Post().Resource("pods").Namespace(AgentNamespace).Name(pod).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Container: "agent", Command: command, Stdin: true, Stdout: true, Stderr: true}, runtime.NewParameterCodec(scheme))
+		VersionedParams(&corev1.PodExecOptions{Container: "agent", Command: command, Stdin: true, Stdout: true, Stderr: true}, runtime.NewParameterCodec(coreScheme))
 	e, err := remotecommand.NewWebSocketExecutor(cfg, "GET", r.URL().String())
 	if err != nil {
 		return nil, fmt.Errorf("cannot run a command in pod %s/%s: %w", AgentNamespace, pod, err)

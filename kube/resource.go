@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
-	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/metadata"
@@ -47,10 +46,10 @@ const (
 
 // resources lists what is read of a cluster, in the order of Health.
 var resources = []*resource{
-	{gvr: core("pods"), via: asTyped, trim: trimmed(trimPod), shelf: func(s *state) shelf { return s.pods },
+	{gvr: core("pods"), via: asTyped, trim: trimmed(func(p *pool, o *slimPod) *pod { return trimPod(p, &o.Pod) }), shelf: func(s *state) shelf { return s.pods },
 		fields: "status.phase!=" + string(corev1.PodSucceeded) + ",status.phase!=" + string(corev1.PodFailed)},
 	{gvr: core("namespaces"), via: asMetadata, trim: trimmed(trimNamespace), shelf: func(s *state) shelf { return s.namespaces }},
-	{gvr: core("nodes"), via: asTyped, trim: trimmed(trimNode), shelf: func(s *state) shelf { return s.nodes }},
+	{gvr: core("nodes"), via: asTyped, trim: trimmed(func(p *pool, o *slimNode) *node { return trimNode(p, &o.Node) }), shelf: func(s *state) shelf { return s.nodes }},
 	{gvr: core("services"), via: asTyped, trim: trimmed(trimService), shelf: func(s *state) shelf { return s.services }},
 	{gvr: core("serviceaccounts"), via: asMetadata, trim: trimmed(trimAccount), shelf: func(s *state) shelf { return s.accounts }},
 	{gvr: discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), via: asTyped, trim: trimmed(trimSlice), shelf: func(s *state) shelf { return s.slices }},
@@ -153,13 +152,6 @@ type client struct {
 	written  dynamic.Interface
 }
 
-var scheme = runtime.NewScheme()
-
-func init() {
-	utilruntime.Must(corev1.AddToScheme(scheme))
-	utilruntime.Must(discoveryv1.AddToScheme(scheme))
-}
-
 func newClient(given *rest.Config) (*client, error) {
 	cfg := rest.CopyConfig(given)
 	cfg.QPS = -1 // lists and watches only, and these back off
@@ -175,7 +167,7 @@ func newClient(given *rest.Config) (*client, error) {
 	c := &client{http: h, typed: map[schema.GroupVersion]rest.Interface{}}
 	for _, r := range resources {
 		if gv := r.gvr.GroupVersion(); r.via == asTyped && c.typed[gv] == nil {
-			if c.typed[gv], err = typedClient(cfg, h, gv); err != nil {
+			if c.typed[gv], err = typedClient(cfg, h, gv, slimScheme); err != nil {
 				return nil, err
 			}
 		}
@@ -220,7 +212,7 @@ func (c *client) close() {
 	}
 }
 
-func typedClient(cfg *rest.Config, h *http.Client, gv schema.GroupVersion) (rest.Interface, error) {
+func typedClient(cfg *rest.Config, h *http.Client, gv schema.GroupVersion, scheme *runtime.Scheme) (rest.Interface, error) {
 	cfg = rest.CopyConfig(cfg)
 	cfg.GroupVersion = &gv
 	cfg.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()

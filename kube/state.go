@@ -265,9 +265,8 @@ func (s *state) take() (u Update, ok bool) {
 	}
 	s.revision++
 	if whole {
-		u.Cluster = s.cluster()
+		u.Cluster, u.Endpoints = s.cluster()
 		u.Cluster.Services = s.servicesAskedFor()
-		s.share(u.Cluster)
 	}
 	return u, true
 }
@@ -366,18 +365,22 @@ func compareKeys(a, b key) int {
 
 // snapshot is the cluster as it is known now, whether handed out or not.
 func (s *state) snapshot() *model.Cluster {
-	c := s.cluster()
+	c, endpoints := s.cluster()
+	c.Endpoints = make([]model.Endpoint, 0, len(endpoints))
+	for _, e := range endpoints {
+		c.Endpoints = append(c.Endpoints, *e)
+	}
 	c.PodRanges, c.Services = s.podRanges(), s.resolved()
 	return c
 }
 
 // cluster is everything but the Services, in order.
-func (s *state) cluster() *model.Cluster {
-	c := &model.Cluster{Name: s.name, Revision: s.revision, PodRanges: slices.Clone(s.ranges)}
+func (s *state) cluster() (c *model.Cluster, endpoints []*model.Endpoint) {
+	c = &model.Cluster{Name: s.name, Revision: s.revision, PodRanges: slices.Clone(s.ranges)}
 	named := map[string]struct{}{}
-	c.Endpoints = make([]model.Endpoint, 0, len(s.pods.rows))
+	endpoints = make([]*model.Endpoint, 0, len(s.pods.rows))
 	for _, k := range sortedKeys(s.pods.rows) {
-		c.Endpoints = append(c.Endpoints, *s.endpoint(k))
+		endpoints = append(endpoints, s.endpoint(k))
 		named[k.namespace] = struct{}{}
 	}
 	for o, p := range s.all() {
@@ -408,18 +411,7 @@ func (s *state) cluster() *model.Cluster {
 	for _, k := range sortedKeys(s.nodes.rows) {
 		c.Nodes = append(c.Nodes, *s.node(k))
 	}
-	return c
-}
-
-// share has the pods kept here be those of the cluster handed out, which its
-// user keeps: each is in memory once.
-func (s *state) share(c *model.Cluster) {
-	for i := range c.Endpoints {
-		e := &c.Endpoints[i]
-		if p := s.pods.rows[keyOf(e)].value; slices.Equal(p.endpoint.IPs, e.IPs) {
-			p.endpoint = e
-		}
-	}
+	return c, endpoints
 }
 
 // podRanges is what nodes, IPAM objects and the user say, as few prefixes as

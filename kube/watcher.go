@@ -59,7 +59,8 @@ var standardPace = pace{
 // Update is everything that changed in the cluster since the Update before.
 // If a policy was written that says what it said, there are only Revisions.
 type Update struct {
-	Cluster   *model.Cluster    // if not nil, all there is: compile it anew. The first Update's is
+	Cluster   *model.Cluster    // if not nil, all there is: compile it anew, with the Endpoints. The first Update's is
+	Endpoints []*model.Endpoint // the Cluster's, which has none itself: the Watcher has the same
 	Change    engine.Change     // else: apply it. A Node without addresses is gone; so is a Namespace with no label but its name
 	Services  bool              // Services or their backends changed: see Watcher.Services. In Cluster and Change are those that policies speak of
 	Problems  []model.Problem   // if not nil, all that is wrong with all policies now; it may be empty

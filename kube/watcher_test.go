@@ -143,8 +143,12 @@ func (f *follower) next() Update {
 func (f *follower) apply(u Update) {
 	f.n++
 	if u.Cluster != nil {
-		f.m = engine.Compile(u.Cluster)
-		f.mirror = newMirror(u.Cluster)
+		f.m = engine.CompileWith(u.Cluster, u.Endpoints)
+		whole := *u.Cluster
+		for _, e := range u.Endpoints {
+			whole.Endpoints = append(whole.Endpoints, *e)
+		}
+		f.mirror = newMirror(&whole)
 	} else {
 		f.m.Apply(u.Change)
 		f.mirror.apply(u.Change)
@@ -330,7 +334,7 @@ func TestFirstUpdateIsTheWholeClusterThenChanges(t *testing.T) {
 			s.streams = streams
 			f := following(t, s, hurried())
 			u := f.next()
-			if u.Cluster == nil || len(u.Cluster.Endpoints) != 2 || !u.Services || u.Problems == nil || len(u.Problems) > 0 || u.Since.IsZero() {
+			if u.Cluster == nil || len(u.Endpoints) != 2 || !u.Services || u.Problems == nil || len(u.Problems) > 0 || u.Since.IsZero() {
 				t.Fatalf("first update: %+v", u)
 			}
 			if got := u.Cluster.PodRanges; len(got) != 1 || got[0].String() != "10.0.0.0/24" {

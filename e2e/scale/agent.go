@@ -129,17 +129,19 @@ func (a *Agent) Audit(ctx context.Context, peers int) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// CPU is the processor time that the agent has used.
-func (a *Agent) CPU() (time.Duration, error) {
+// CPU is the processor time that the agent has used, and how much of it in the
+// kernel.
+func (a *Agent) CPU() (all, kernel time.Duration, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.cmd.Process.Pid))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	_, rest, _ := strings.Cut(string(text), ") ")
 	fields := strings.Fields(rest) // from the third one, the state, on
 	user, _ := strconv.Atoi(fields[11])
 	system, _ := strconv.Atoi(fields[12])
-	return time.Duration(user+system) * 10 * time.Millisecond, nil
+	const tick = 10 * time.Millisecond
+	return time.Duration(user+system) * tick, time.Duration(system) * tick, nil
 }
 
 // Use is what the agent holds of the machine.
