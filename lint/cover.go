@@ -16,19 +16,21 @@ func isolates(g *engine.Gate, e *model.Endpoint) bool {
 	return g != nil && slices.ContainsFunc(g.Policies, func(p *model.Policy) bool {
 		s := p.Section(g.Direction)
 		return !p.Staged && (s.DefaultDeny || slices.ContainsFunc(s.Rules, func(r model.Rule) bool {
-			return r.Action == model.Deny && r.AnyPort && (r.AnyPeer || everyAddress(&r, e) ||
-				g.Direction == model.Ingress && slices.ContainsFunc(r.Peers, func(p model.Peer) bool { return isEveryPod(&p) }))
+			return r.Action == model.Deny && (r.AnyPort && (r.AnyPeer || everyAddress(&r, e)) || g.Direction == model.Ingress && ofEveryPod(&r))
 		}))
 	})
 }
 
-// keepsInside says whether some policy of the gate shuts it for every pod.
-func keepsInside(g *engine.Gate) bool {
+// denies says whether a rule of the gate denies, and is one of those.
+func denies(g *engine.Gate, one func(*model.Rule) bool) bool {
 	return g != nil && slices.ContainsFunc(g.Policies, func(p *model.Policy) bool {
-		return !p.Staged && slices.ContainsFunc(p.Section(g.Direction).Rules, func(r model.Rule) bool {
-			return r.Action == model.Deny && r.AnyPort && slices.ContainsFunc(r.Peers, func(p model.Peer) bool { return isEveryPod(&p) })
-		})
+		return !p.Staged && slices.ContainsFunc(p.Section(g.Direction).Rules, func(r model.Rule) bool { return r.Action == model.Deny && one(&r) })
 	})
+}
+
+// ofEveryPod says whether the rule is about every pod, on every port.
+func ofEveryPod(r *model.Rule) bool {
+	return r.AnyPort && slices.ContainsFunc(r.Peers, func(p model.Peer) bool { return isEveryPod(&p) })
 }
 
 // census is the pods of one namespace.
@@ -37,6 +39,7 @@ type census struct {
 	pods      int
 	open      [2][]string // names of workloads whose pods are open, by direction
 	count     [2]int      // those pods
+	denied    [2]bool     // whether rules deny some of them something
 	toPods    bool        // whether egress of some of them is open for pods, too
 }
 
@@ -79,7 +82,8 @@ func (r *run) census() []census {
 		for d, code := range []string{"SP1001", "SP1002"} {
 			if !isolates(r.Matrix.Gate(e.Key(), model.Direction(d)), e) && !r.ignores(e.Source, code) {
 				c.count[d] += len(g.Endpoints)
-				c.toPods = c.toPods || d == int(model.Egress) && !keepsInside(r.Matrix.Gate(e.Key(), model.Egress))
+				c.denied[d] = c.denied[d] || denies(r.Matrix.Gate(e.Key(), model.Direction(d)), func(*model.Rule) bool { return true })
+				c.toPods = c.toPods || d == int(model.Egress) && !denies(r.Matrix.Gate(e.Key(), model.Egress), ofEveryPod)
 				if !slices.Contains(c.open[d], e.Workload.Name) {
 					c.open[d] = append(c.open[d], e.Workload.Name)
 				}
@@ -99,6 +103,9 @@ func (c *census) source() model.Source {
 func (r *run) uncovered(c *census, d model.Direction, code, what string) {
 	if c.count[d] == 0 {
 		return
+	}
+	if c.denied[d] {
+		what += ", as far as no rule denies it"
 	}
 	who := fmt.Sprintf("%d of %d pods", c.count[d], c.pods)
 	if c.count[d] == c.pods {
