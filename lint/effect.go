@@ -64,10 +64,10 @@ func (r *run) isWrong(p *model.Policy) bool {
 // is, for today's pods and for those that the policies speak of.
 func (r *run) effects() {
 	objects := map[*model.Rule]engine.Effect{}
-	guards := map[*model.Policy]bool{} // that decide before others, or after them, as these would: until other policies come
+	guards := map[*model.Policy]bool{} // that decide as others would, whatever policies come: in tiers of their own, or as denials of Cilium
 	for _, e := range r.rules {
 		objects[e.Rule] = e
-		guards[e.Policy] = guards[e.Policy] || e.Decides && e.Policy.Tier != model.TierDefault
+		guards[e.Policy] = guards[e.Policy] || e.Decides && (e.Policy.Tier != model.TierDefault || e.Policy.Family == model.FamilyCilium && e.Rule.Action == model.Deny)
 	}
 	for _, p := range r.needless {
 		f := Finding{Code: "SP1304", Severity: checks["SP1304"].Severity, Source: p.Source, Message: "taking the policy out changes no connection, neither of today's pods nor of others that it may select", Fix: "remove it, or make it say what it was meant to"}

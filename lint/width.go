@@ -12,8 +12,8 @@ import (
 
 // width looks for rules that allow more than anybody can oversee.
 func (r *run) width(x *rule) {
-	if !x.allows() || x.L7 != nil {
-		return
+	if !x.allows() || x.L7 != nil || !x.AnyPort && len(x.Ports) == 0 {
+		return // it allows nothing, or what is asked of it is more than ports
 	}
 	every := len(x.Peers) > 0 && slices.ContainsFunc(x.Peers, func(p model.Peer) bool { return isEverybody(&p) })
 	switch {
