@@ -200,7 +200,7 @@ func asksLabel(s model.Selector) bool {
 	case model.SelectAnd, model.SelectOr:
 		return slices.ContainsFunc(s.Args, asksLabel)
 	case model.SelectIn, model.SelectExists, model.SelectPrefix, model.SelectSuffix, model.SelectContains:
-		return s.Key[0] != model.Implied
+		return s.Key != "" && s.Key[0] != model.Implied
 	}
 	return false
 }
