@@ -153,6 +153,9 @@ func linkLocalOf(mac net.HardwareAddr) []byte {
 
 // pinned brings the pins up to date with the placement, if they changed.
 func (n *Node) pinned() error {
+	if !n.places.bridged && n.ports != nil && len(n.ports) == 0 {
+		return nil
+	}
 	ports := map[uint32]port{}
 	for key := range n.local {
 		d := n.places.devices[n.placement.Local[key]]

@@ -23,6 +23,7 @@ type places struct {
 
 	own     []netip.Addr // the node's own addresses
 	devices map[uint32]*device
+	bridged bool                        // some device is a bridge's port
 	at      map[netip.Addr]uint32       // pod's address to ifindex
 	network map[netip.Addr]netip.Prefix // that a pod's address is of, unless it is of none
 }
@@ -97,8 +98,9 @@ func (p *places) refresh() error {
 		d.bridge, d.shared = a.MasterIndex, a.MasterIndex != 0 && shared[a.MasterIndex]
 		seen[uint32(a.Index)] = d
 	}
-	p.devices = seen
+	p.devices, p.bridged = seen, false
 	for _, d := range p.devices {
+		p.bridged = p.bridged || d.bridge != 0
 		if len(d.addrs) == 0 {
 			// A namespace that has just ended has no addresses, and its
 			// device is gone in a moment.

@@ -98,6 +98,9 @@ func (t *told) correct(e *model.Endpoint) *model.Endpoint {
 
 // device is the device that the plugin has named for the pod, or 0.
 func (t *told) device(e *model.Endpoint) uint32 {
+	if len(t.pods) == 0 { // as it is where the plugin is not used, for a key is made for every pod
+		return 0
+	}
 	if c := t.pods[e.Key()]; c != nil && (c.UID == "" || c.UID == e.UID) {
 		return c.ifindex
 	}

@@ -134,3 +134,28 @@ spec:
 		t.Errorf("by the environment: exit %d", code)
 	}
 }
+
+func TestExplainSaysOnceWhatBothWaysSay(t *testing.T) {
+	text := shop + `
+---
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec: {selector: app == 'db', ingress: [{action: Allow}]}
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: db, namespace: shop}
+spec: {endpointSelector: {matchLabels: {app: db}}, ingress: [{fromEntities: [all]}]}
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: AdminNetworkPolicy
+metadata: {name: shut}
+spec: {priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}
+`
+	code, out, _ := run(t, text, "explain", "-f", "-", "shop/web", "shop/db", "5432")
+	if code != ExitFindings || strings.Count(out, "tier kube-admin: denies") != 1 {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+	wantAll(t, out, "and the same as Cilium counts policies")
+}

@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -66,6 +67,16 @@ func (s *session) whoCan(ctx context.Context, args []string, inward bool) error 
 	b := edgeBuilder{flags: f, only: only}
 	b.compile(engine.Compile(withStrangers(r.Cluster)))
 	edges := slices.DeleteFunc(b.edges, func(e report.Edge) bool { return implied(b.edges, e, inward) })
+	if len(edges) == 0 {
+		what := "nobody can reach " + args[0]
+		if !inward {
+			what = args[0] + " can reach nobody"
+		}
+		if len(args) > 1 {
+			what += " on " + args[1]
+		}
+		fmt.Fprintln(s.stderr, what+"; sallyport explain says why, of each pair")
+	}
 	if s.output == "table" {
 		return report.MatrixTable(s.stdout, width(s.stdout), edges)
 	}

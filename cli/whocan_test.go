@@ -32,6 +32,9 @@ spec:
   - from: [{ipBlock: {cidr: 203.0.113.0/24}}]
     ports: [{port: 443}]
 `
+	if code, out, errs := run(t, policies, "who-can", "reach", "shop/db", "22", "-f", "-", "-o", "csv"); code != ExitFine || strings.Count(out, "\n") != 1 || errs != "nobody can reach shop/db on 22; sallyport explain says why, of each pair\n" {
+		t.Errorf("exit %d\n%s%s", code, out, errs)
+	}
 	code, out, errs := run(t, policies, "who-can", "reach", "shop/db", "-f", "-", "-o", "csv")
 	want := "source,destination,connections\n(new namespace)/(any pod),shop/db,TCP 9090\n203.0.113.0/24,shop/db,TCP 443\nshop/web,shop/db,\"TCP 5432,9090\"\n"
 	if code != ExitFine || out != want {

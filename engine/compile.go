@@ -77,6 +77,8 @@ type Matrix struct {
 	boundaries []model.PortKey
 	expression expression
 	evaluation evaluation
+	satisfied  []bool // of identify, by place in atoms
+	likely     bitset // of identify: identities
 }
 
 func newMatrix() Matrix {

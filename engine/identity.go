@@ -160,8 +160,9 @@ func (m *Matrix) copyColumns(splits []split) {
 // identify finds the identity of a new unit by the atoms that it satisfies,
 // or makes one and fills its column.
 func (m *Matrix) identify(u *unit) {
-	satisfied := make([]bool, len(m.atoms))
-	candidates := slices.Clone(m.liveIdentities)
+	satisfied := slices.Grow(m.satisfied[:0], len(m.atoms))[:len(m.atoms)]
+	candidates := append(m.likely[:0], m.liveIdentities...)
+	m.satisfied, m.likely = satisfied, candidates
 	for i, a := range m.atoms {
 		if satisfied[i] = m.has(a, u); satisfied[i] {
 			candidates.and(a.ids)
@@ -199,11 +200,15 @@ const few = 64
 // exclude drops the identities that satisfy an atom which they should not:
 // mostly few are left.
 func (m *Matrix) exclude(candidates bitset, satisfied []bool) {
-	var list []int
 	if candidates.count() <= few {
+		var room [few]int
+		list := room[:0]
 		candidates.each(func(id int) { list = append(list, id) })
 		clear(candidates)
 		for i, a := range m.atoms {
+			if len(list) == 0 {
+				return
+			}
 			if !satisfied[i] {
 				list = slices.DeleteFunc(list, a.ids.has)
 			}

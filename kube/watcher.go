@@ -53,7 +53,7 @@ type pace struct {
 var standardPace = pace{
 	silence: 3 * time.Minute, backoff: 500 * time.Millisecond, refused: 500 * time.Millisecond, longest: 15 * time.Second,
 	probe: 500 * time.Millisecond, discover: 5 * time.Minute, appear: 10 * time.Second,
-	gather: 20 * time.Millisecond, gathered: 40 * time.Millisecond,
+	gather: 20 * time.Millisecond, gathered: 50 * time.Millisecond,
 }
 
 // Update is everything that changed in the cluster since the Update before.

@@ -9,15 +9,28 @@ import (
 	"github.com/sallyport-dev/sallyport/model"
 )
 
-// isolates says whether some policy of the gate shuts it for everybody who is
-// not let in by a rule.
-func isolates(g *engine.Gate) bool {
+// isolates says whether some policy of the pod's gate shuts it for everybody
+// who is not let in by a rule. For ingress every pod is everybody: rules of the
+// standard's policies have no other peers there.
+func isolates(g *engine.Gate, e *model.Endpoint) bool {
 	return g != nil && slices.ContainsFunc(g.Policies, func(p *model.Policy) bool {
 		s := p.Section(g.Direction)
 		return !p.Staged && (s.DefaultDeny || slices.ContainsFunc(s.Rules, func(r model.Rule) bool {
-			return r.Action == model.Deny && r.AnyPeer && r.AnyPort
+			return r.Action == model.Deny && (r.AnyPort && (r.AnyPeer || everyAddress(&r, e)) || g.Direction == model.Ingress && ofEveryPod(&r))
 		}))
 	})
+}
+
+// denies says whether a rule of the gate denies, and is one of those.
+func denies(g *engine.Gate, one func(*model.Rule) bool) bool {
+	return g != nil && slices.ContainsFunc(g.Policies, func(p *model.Policy) bool {
+		return !p.Staged && slices.ContainsFunc(p.Section(g.Direction).Rules, func(r model.Rule) bool { return r.Action == model.Deny && one(&r) })
+	})
+}
+
+// ofEveryPod says whether the rule is about every pod, on every port.
+func ofEveryPod(r *model.Rule) bool {
+	return r.AnyPort && slices.ContainsFunc(r.Peers, func(p model.Peer) bool { return isEveryPod(&p) })
 }
 
 // census is the pods of one namespace.
@@ -26,6 +39,8 @@ type census struct {
 	pods      int
 	open      [2][]string // names of workloads whose pods are open, by direction
 	count     [2]int      // those pods
+	denied    [2]bool     // whether rules deny some of them something
+	toPods    bool        // whether egress of some of them is open for pods, too
 }
 
 // coverage looks for pods that no policy governs.
@@ -34,7 +49,11 @@ func (r *run) coverage() {
 	for i := range all {
 		c := &all[i]
 		r.uncovered(c, model.Ingress, "SP1001", "accept connections from everybody")
-		r.uncovered(c, model.Egress, "SP1002", "may connect to everybody")
+		whom := "may connect to everybody"
+		if !c.toPods {
+			whom += " outside the cluster"
+		}
+		r.uncovered(c, model.Egress, "SP1002", whom)
 		r.uncoveredTomorrow(c)
 	}
 	for _, p := range r.Cluster.Policies {
@@ -61,8 +80,10 @@ func (r *run) census() []census {
 		}
 		c.pods += len(g.Endpoints)
 		for d, code := range []string{"SP1001", "SP1002"} {
-			if !isolates(r.Matrix.Gate(e.Key(), model.Direction(d))) && !r.ignores(e.Source, code) {
+			if !isolates(r.Matrix.Gate(e.Key(), model.Direction(d)), e) && !r.ignores(e.Source, code) {
 				c.count[d] += len(g.Endpoints)
+				c.denied[d] = c.denied[d] || denies(r.Matrix.Gate(e.Key(), model.Direction(d)), func(*model.Rule) bool { return true })
+				c.toPods = c.toPods || d == int(model.Egress) && !denies(r.Matrix.Gate(e.Key(), model.Egress), ofEveryPod)
 				if !slices.Contains(c.open[d], e.Workload.Name) {
 					c.open[d] = append(c.open[d], e.Workload.Name)
 				}
@@ -83,6 +104,9 @@ func (r *run) uncovered(c *census, d model.Direction, code, what string) {
 	if c.count[d] == 0 {
 		return
 	}
+	if c.denied[d] {
+		what += ", as far as no rule denies it"
+	}
 	who := fmt.Sprintf("%d of %d pods", c.count[d], c.pods)
 	if c.count[d] == c.pods {
 		who = "all pods"
@@ -97,7 +121,7 @@ func typeOf(d model.Direction) string { return [...]string{"Ingress", "Egress"}[
 // so that the next one will not be.
 func (r *run) uncoveredTomorrow(c *census) {
 	for _, d := range directions {
-		if c.pods == 0 || c.count[d] > 0 || isolates(r.imagined.Gate(c.namespace.Name+"/"+unlabelled, d)) {
+		if c.pods == 0 || c.count[d] > 0 || isolates(r.imagined.Gate(c.namespace.Name+"/"+unlabelled, d), nil) {
 			continue
 		}
 		r.find("SP1003", c.source(), fmt.Sprintf("a new pod of namespace %s without labels would not be isolated: no policy governs the %s of all pods", c.namespace.Name, d),
@@ -107,19 +131,19 @@ func (r *run) uncoveredTomorrow(c *census) {
 
 // clusterWide looks for a denial of everything in the namespace where policies
 // land that name none, or with a name that promises more, while pods of other
-// namespaces are open.
+// namespaces are open. Who denies everything in another namespace, too, knows.
 func (r *run) clusterWide(p *model.Policy, all []census) {
 	if p.Family != model.FamilyKubernetes || p.Subject.Pods.Op != model.SelectAll || !promisesMore(p) {
 		return
 	}
 	for _, d := range directions {
 		s := p.Section(d)
-		if s == nil || len(s.Rules) > 0 {
+		if s == nil || len(s.Rules) > 0 || r.deniesElsewhere(p, d) {
 			continue
 		}
 		var open []string
 		for i := range all {
-			if all[i].count[d] > 0 && all[i].namespace.Name != p.Source.Namespace {
+			if all[i].count[d] > 0 && all[i].namespace.Name != p.Source.Namespace && !slices.Contains(always[1:], all[i].namespace.Name) {
 				open = append(open, all[i].namespace.Name)
 			}
 		}
@@ -129,6 +153,14 @@ func (r *run) clusterWide(p *model.Policy, all []census) {
 			return
 		}
 	}
+}
+
+// deniesElsewhere says whether another namespace has a denial of everything.
+func (r *run) deniesElsewhere(p *model.Policy, d model.Direction) bool {
+	return slices.ContainsFunc(r.Cluster.Policies, func(q *model.Policy) bool {
+		s := q.Section(d)
+		return q.Family == model.FamilyKubernetes && q.Subject.Pods.Op == model.SelectAll && q.Source.Namespace != p.Source.Namespace && s != nil && len(s.Rules) == 0
+	})
 }
 
 func promisesMore(p *model.Policy) bool {
@@ -146,7 +178,7 @@ func (r *run) hostNetwork() {
 		}
 	}
 	for _, p := range r.Cluster.Policies {
-		if p.Subject.Pods.Op == model.SelectAll {
+		if !asksLabel(p.Subject.Pods) {
 			continue // it means all pods, not this one
 		}
 		var names []string
@@ -160,6 +192,17 @@ func (r *run) hostNetwork() {
 				"take hostNetwork: true out of the pod, or guard the node itself")
 		}
 	}
+}
+
+// asksLabel says whether the selector asks for a label that pods have of their own.
+func asksLabel(s model.Selector) bool {
+	switch s.Op {
+	case model.SelectAnd, model.SelectOr:
+		return slices.ContainsFunc(s.Args, asksLabel)
+	case model.SelectIn, model.SelectExists, model.SelectPrefix, model.SelectSuffix, model.SelectContains:
+		return s.Key != "" && s.Key[0] != model.Implied
+	}
+	return false
 }
 
 // mostNames are as many names as a message has.

@@ -25,9 +25,9 @@ func (r *run) doors() {
 			in = r.imagined // whoever is meant to resolve names may not be in the input
 		}
 		gate := in.Gate(g.Endpoints[0].Key(), model.Egress)
-		p := speaksOfEgress(gate)
-		if p == nil {
-			continue
+		p := speaksOfEgress(gate, g.Endpoints[0])
+		if p == nil || resolverLabel(g.Endpoints[0]) != "" || slices.ContainsFunc(gate.Policies, r.isWrong) {
+			continue // those who resolve names ask others, and an error is told elsewhere
 		}
 		udp, tcp := r.resolves(gate, resolvers, model.UDP), r.resolves(gate, resolvers, model.TCP)
 		if udp && tcp {
@@ -40,9 +40,9 @@ func (r *run) doors() {
 		found[p].udp = found[p].udp && udp
 		found[p].pods = append(found[p].pods, g.Endpoints[0].Namespace+"/"+g.Endpoints[0].Workload.Name)
 	}
+	fix := r.allowDNS()
 	for _, p := range order {
 		x := found[p]
-		const fix = "allow UDP and TCP port 53 to namespaceSelector {kubernetes.io/metadata.name: kube-system} with podSelector {k8s-app: kube-dns}, in one item"
 		if x.udp {
 			r.find("SP1502", p.Source, "DNS is open over UDP and shut over TCP, which long answers need: "+few(slices.Compact(x.pods)), fix)
 		} else {
@@ -53,8 +53,8 @@ func (r *run) doors() {
 
 // speaksOfEgress is the first policy of the gate that allows some egress; a
 // pod that may open nothing at all needs no names.
-func speaksOfEgress(g *engine.Gate) *model.Policy {
-	if !isolates(g) {
+func speaksOfEgress(g *engine.Gate, e *model.Endpoint) *model.Policy {
+	if !isolates(g, e) {
 		return nil
 	}
 	i := slices.IndexFunc(g.Policies, func(p *model.Policy) bool {
@@ -68,6 +68,27 @@ func speaksOfEgress(g *engine.Gate) *model.Policy {
 	return g.Policies[i]
 }
 
+// allowDNS says how to let pods resolve names.
+func (r *run) allowDNS() string {
+	namespace, label := "kube-system", "k8s-app: kube-dns"
+	i := slices.IndexFunc(r.Cluster.Endpoints, func(e model.Endpoint) bool { return resolverLabel(&e) != "" && !e.HostNetwork })
+	if i >= 0 {
+		namespace, label = r.Cluster.Endpoints[i].Namespace, resolverLabel(&r.Cluster.Endpoints[i])
+	}
+	return "allow UDP and TCP port 53 to namespaceSelector {" + model.MetadataName + ": " + namespace + "} with podSelector {" + label + "}, in one item"
+}
+
+// resolverLabel is the label by which the pod is known to be a DNS server of
+// the cluster; "" if it is none.
+func resolverLabel(e *model.Endpoint) string {
+	for _, l := range [][2]string{{"k8s-app", "kube-dns"}, {"k8s-app", "coredns"}, {"app.kubernetes.io/name", "coredns"}, {"app", "kube-dns"}} {
+		if e.Labels[l[0]] == l[1] {
+			return l[0] + ": " + l[1]
+		}
+	}
+	return ""
+}
+
 // nodeLocalDNS is the address of the cache that many clusters have on every node.
 var nodeLocalDNS = netip.MustParseAddr("169.254.20.10")
 
@@ -76,8 +97,7 @@ func (r *run) resolvers() []netip.Addr {
 	var out []netip.Addr
 	for i := range r.Cluster.Endpoints {
 		e := &r.Cluster.Endpoints[i]
-		app := e.Labels["k8s-app"]
-		if app == "kube-dns" || app == "coredns" || e.Labels["app.kubernetes.io/name"] == "coredns" || e.Labels["app"] == "kube-dns" {
+		if resolverLabel(e) != "" {
 			out = append(out, e.IPs...)
 		}
 	}
@@ -202,7 +222,7 @@ func (r *run) half(x *rule, p *model.Peer, k pair) bool {
 	if x.direction == model.Ingress {
 		code, here, there, other = "SP1504", v.Ingress, v.Egress, "egress of the source"
 	}
-	if !here.Allowed || there.Allowed || there.Reason == engine.ByCondition || there.Reason == engine.UnknownPeer {
+	if !here.Allowed || there.Allowed || there.Reason == engine.ByCondition || there.Reason == engine.UnknownPeer || slices.ContainsFunc(there.Policies, r.isWrong) {
 		return false
 	}
 	var by []string

@@ -11,23 +11,73 @@ import (
 // does for them and for today's.
 func (r *run) imagine() {
 	r.imagined = engine.Compile(imagine(r.Cluster))
+	r.clouded = r.besideWrong()
 	r.rules, r.needless = r.imagined.Effects(func(p *model.Policy) bool {
-		return p.Staged || r.wrong[p.Source.Object()] || isDefaultDeny(p) && !r.deniedElsewhere(p)
+		return p.Staged || r.clouded[p] || isDefaultDeny(p) && !r.deniedElsewhere(p)
 	})
+}
+
+// besideWrong is the policies that are wrong, and those of whose pods a wrong
+// one is, too: it is shut until it is mended, so that others look superfluous.
+func (r *run) besideWrong() map[*model.Policy]bool {
+	out := map[*model.Policy]bool{}
+	var pods [2]map[*model.Endpoint]bool
+	for _, d := range directions {
+		pods[d] = map[*model.Endpoint]bool{}
+		for _, p := range r.Cluster.Policies {
+			if p.Section(d) != nil && r.isWrong(p) {
+				out[p] = true
+				for _, e := range r.imagined.Sample(&p.Subject) {
+					pods[d][e] = true
+				}
+			}
+		}
+	}
+	for _, p := range r.Cluster.Policies {
+		for _, d := range directions {
+			if len(pods[d]) > 0 && p.Section(d) != nil && slices.ContainsFunc(r.imagined.Sample(&p.Subject), func(e *model.Endpoint) bool { return pods[d][e] }) {
+				out[p] = true
+			}
+		}
+	}
+	return out
+}
+
+// isWrong says whether there is an error in the policy, or in a set of
+// addresses that it selects.
+func (r *run) isWrong(p *model.Policy) bool {
+	if len(r.wrong) == 0 || r.wrong[p.Source.Object()] {
+		return len(r.wrong) > 0
+	}
+	for _, d := range directions {
+		s := p.Section(d)
+		for i := 0; s != nil && i < len(s.Rules); i++ {
+			if slices.ContainsFunc(s.Rules[i].Peers, func(x model.Peer) bool { return x.Sets != nil && r.wrongSet(x.Sets) }) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // effects looks for rules and policies without which everything would be as it
 // is, for today's pods and for those that the policies speak of.
 func (r *run) effects() {
-	for _, p := range r.needless {
-		r.find("SP1304", p.Source, "taking the policy out changes no connection, neither of today's pods nor of others that it may select", "remove it, or make it say what it was meant to")
-	}
 	objects := map[*model.Rule]engine.Effect{}
+	guards := map[*model.Policy]bool{} // that decide as others would, whatever policies come: in tiers of their own, or as denials of Cilium
 	for _, e := range r.rules {
 		objects[e.Rule] = e
+		guards[e.Policy] = guards[e.Policy] || e.Decides && (e.Policy.Tier != model.TierDefault || e.Policy.Family == model.FamilyCilium && e.Rule.Action == model.Deny)
+	}
+	for _, p := range r.needless {
+		f := Finding{Code: "SP1304", Severity: checks["SP1304"].Severity, Source: p.Source, Message: "taking the policy out changes no connection, neither of today's pods nor of others that it may select", Fix: "remove it, or make it say what it was meant to"}
+		if guards[p] {
+			f.Severity, f.Fix = model.Info, "remove it, unless it stands there for policies to come"
+		}
+		r.report(f)
 	}
 	for _, e := range r.rules {
-		if !e.Needed && e.Matches && !slices.Contains(r.needless, e.Policy) {
+		if !e.Needed && e.Matches && !slices.Contains(r.needless, e.Policy) && !r.clouded[e.Policy] {
 			r.needlessRule(e, objects)
 		}
 	}
@@ -43,9 +93,13 @@ func (r *run) needlessRule(e engine.Effect, all map[*model.Rule]engine.Effect) {
 		names = append(names, o.Source.Object()+" "+o.Source.Field)
 		same = same && o.Action == model.Allow
 	}
+	instead := "put it before them"
+	if f := e.Policy.Family; f == model.FamilyKubernetes || f == model.FamilyCilium {
+		instead = "narrow the others" // the order in which these are written is none
+	}
 	switch by := few(names); {
 	case !e.Decides && len(others) > 0:
-		r.find("SP1302", e.Rule.Source, "the rule never decides about a connection: all that it matches, these decide before it: "+by, "remove it, or put it before them", others...)
+		r.find("SP1302", e.Rule.Source, "the rule never decides about a connection: all that it matches, these decide before it: "+by, "remove it, or "+instead, others...)
 	case same && len(others) > 0 && r.oneTier(e, all):
 		r.find("SP1301", e.Rule.Source, "the rule is superfluous: all that it allows, these allow as well: "+by, "remove it, or narrow the others", others...)
 	default:

@@ -80,8 +80,9 @@ type run struct {
 	samples      map[string][]*model.Endpoint // of selectors, by their key
 	shapes       []shape
 	imagined     *engine.Matrix
-	rules        []engine.Effect // of the imagined Matrix
-	needless     []*model.Policy // the same
+	rules        []engine.Effect        // of the imagined Matrix
+	needless     []*model.Policy        // the same
+	clouded      map[*model.Policy]bool // of which errors elsewhere do not let one say what is superfluous
 	pods         addressIndex
 	nodes        addressIndex
 	services     addressIndex

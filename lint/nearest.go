@@ -89,6 +89,9 @@ func (v vocabulary) unmatched(s model.Selector) (key, value string, ok bool) {
 func (r *run) nearestLabel(s *model.EndpointSelector) string {
 	words, everywhere := r.wordsOf(s), r.words("")
 	key, value, ok := words.unmatched(s.Pods)
+	if !ok && s.Pods.Op != model.SelectAnd {
+		return "give the pods such labels, or select what they have"
+	}
 	if !ok {
 		return "no pod has all of these labels at once; take away what is not needed"
 	}
@@ -146,11 +149,14 @@ func (r *run) nearestNamespaceLabel(s model.Selector) string {
 		}
 	}
 	key, value, ok := words.unmatched(s)
+	if !ok && s.Op != model.SelectAnd {
+		return "give the namespaces such labels, or select what they have"
+	}
 	if !ok {
 		return "no namespace has all of these labels at once; take away what is not needed"
 	}
 	if key == model.MetadataName {
-		return r.nearestNamespace(value)
+		return r.nearestNamespace(value, "select one")
 	}
 	if words[model.MetadataName][value] {
 		return fmt.Sprintf("namespace %s exists and has no such label; every namespace has %s: %s", value, model.MetadataName, value)
@@ -161,7 +167,7 @@ func (r *run) nearestNamespaceLabel(s model.Selector) string {
 	return "label the namespace: kubectl label namespace NAME " + key + "=" + value
 }
 
-func (r *run) nearestNamespace(name string) string {
+func (r *run) nearestNamespace(name, otherwise string) string {
 	var names []string
 	for _, n := range r.Cluster.Namespaces {
 		if n.Name != name && r.exists(n.Name) {
@@ -171,7 +177,7 @@ func (r *run) nearestNamespace(name string) string {
 	if other, ok := nearest(name, names); ok {
 		return "did you mean namespace " + other + "?"
 	}
-	return "create the namespace, or move the policy to one that exists: " + few(names)
+	return "create the namespace, or " + otherwise + " that exists: " + few(names)
 }
 
 func (r *run) nearestService(namespace, name string) string {

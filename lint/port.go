@@ -21,7 +21,7 @@ func (r *run) ports(x *rule) {
 		p := &x.Ports[i]
 		switch {
 		case p.Name != "":
-			r.portName(p, destinations)
+			r.portName(x, p, destinations)
 		case p.First == p.Last && (p.Protocol == model.TCP || p.Protocol == model.UDP || p.Protocol == model.SCTP):
 			r.portNumber(x, p, destinations)
 		}
@@ -46,11 +46,19 @@ func (r *run) destinations(x *rule) (pods []*model.Endpoint, known bool) {
 	return pods, true
 }
 
-// portName looks for names that no destination has.
-func (r *run) portName(p *model.Port, destinations []*model.Endpoint) {
+// portName looks for names that no destination has. What is written once may
+// be of several protocols, and one of them is enough.
+func (r *run) portName(x *rule, p *model.Port, destinations []*model.Endpoint) {
+	i := slices.IndexFunc(x.Ports, func(q model.Port) bool { return q.Name == p.Name && q.Source == p.Source })
+	if &x.Ports[i] != p {
+		return // said of the first
+	}
 	var names []string
 	for _, e := range destinations {
-		if _, ok := e.NamedPort(p.Name, p.Protocol); ok {
+		if slices.ContainsFunc(x.Ports, func(q model.Port) bool {
+			_, ok := e.NamedPort(q.Name, q.Protocol)
+			return ok && q.Name == p.Name && q.Source == p.Source
+		}) {
 			return
 		}
 		for _, c := range e.Ports {

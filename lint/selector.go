@@ -25,7 +25,7 @@ func (r *run) subject(p *model.Policy) {
 	}
 	switch s := &p.Subject; {
 	case s.Namespace != "" && !r.exists(s.Namespace):
-		r.find("SP1104", p.Source, fmt.Sprintf("namespace %s does not exist: it has no pods, and nobody declares it", s.Namespace), r.nearestNamespace(s.Namespace))
+		r.find("SP1104", p.Source, fmt.Sprintf("namespace %s does not exist: it has no pods, and nobody declares it", s.Namespace), r.nearestNamespace(s.Namespace, "move the policy to one"))
 	case s.Namespace == "" && !r.matchesNamespace(s.Namespaces):
 		r.find("SP1103", at, "no namespace has the labels "+s.Namespaces.String()+": the policy governs nobody", r.nearestNamespaceLabel(s.Namespaces))
 	case s.Pods.Op == model.SelectAll || neverMatches(s.Pods) || r.fitsHost(s):
@@ -118,7 +118,7 @@ func (r *run) peers(x *rule) {
 			r.references(p)
 		}
 		if p.Pods == nil || r.impossible(p.Source, p.Pods.Pods) || r.impossible(p.Source, p.Pods.Namespaces) ||
-			len(r.Cluster.Endpoints) == 0 || r.anyOf(x, p.Source) {
+			len(r.Cluster.Endpoints) == 0 || r.anyOf(x, p.Source) || r.misread(p.Source) {
 			continue
 		}
 		r.nobody(x, p)
@@ -139,6 +139,13 @@ func (r *run) anyOf(x *rule, at model.Source) bool {
 	})
 }
 
+// misread says whether something is wrong with what is written at the place.
+func (r *run) misread(at model.Source) bool {
+	return r.wrong[at.Object()] && slices.ContainsFunc(r.Problems, func(p model.Problem) bool {
+		return p.Severity == model.Error && p.Source.Object() == at.Object() && strings.HasPrefix(p.Source.Field, at.Field)
+	})
+}
+
 // nobody says why the peer selects no pod.
 func (r *run) nobody(x *rule, p *model.Peer) {
 	s := p.Pods
@@ -149,13 +156,33 @@ func (r *run) nobody(x *rule, p *model.Peer) {
 	case s.Pods.Op == model.SelectAll || neverMatches(s.Pods) || s.Namespace == "" && r.unseen(s.Namespaces):
 	case r.fitsHost(s):
 		r.find("SP1109", p.Source, "only pods on their node's network have "+plain(s.Pods)+", and no selector selects those",
-			"allow the addresses of the nodes with ipBlock, or take hostNetwork: true out of the pods")
+			nodesInstead(x)+"take hostNetwork: true out of the pods")
 	case s.Namespace != "" && s.Namespace == own && r.elsewhere(s) != "":
 		r.find("SP1105", p.Source, fmt.Sprintf("no pod of namespace %s has %s, but pods of %s have: without a namespaceSelector a peer is of the policy's own namespace", own, plain(s.Pods), r.elsewhere(s)),
 			"add namespaceSelector: {matchLabels: {"+model.MetadataName+": "+r.elsewhere(s)+"}} to the same item")
 	default:
 		r.find("SP1102", p.Source, fmt.Sprintf("no pod of %s has %s: the peer is nobody", where(s), plain(s.Pods)), r.nearestLabel(s))
 	}
+}
+
+// nodesInstead says how the rule can name nodes, if it can.
+func nodesInstead(x *rule) string {
+	verb, by := "allow", "ipBlock"
+	if x.Action != model.Allow {
+		verb = "name"
+	}
+	switch x.policy.Family {
+	case model.FamilyCalico:
+		by = "nets"
+	case model.FamilyCilium:
+		return "select nodes with entities host and remote-node, or "
+	case model.FamilyCluster:
+		by = "networks"
+		if x.direction == model.Ingress {
+			return "" // its peers are pods only
+		}
+	}
+	return verb + " the addresses of the nodes with " + by + ", or "
 }
 
 // elsewhere is another namespace that has such pods; "" if there is none.
@@ -209,10 +236,17 @@ func (r *run) service(namespace, name string) bool {
 
 // anySet says whether the selector may select some set.
 func (r *run) anySet(s *model.SetSelector) bool {
-	return slices.ContainsFunc(r.Cluster.Sets, func(x model.AddressSet) bool {
-		return s.Family == x.Family && (s.Name == "" || s.Name == x.Name) && (s.Namespace == "" || s.Namespace == x.Namespace) &&
-			s.Labels.Match(func(key string) (string, bool) { return r.labelOfSet(&x, key) })
-	})
+	return slices.ContainsFunc(r.Cluster.Sets, func(x model.AddressSet) bool { return r.selectsSet(s, &x) })
+}
+
+func (r *run) selectsSet(s *model.SetSelector, x *model.AddressSet) bool {
+	return s.Family == x.Family && (s.Name == "" || s.Name == x.Name) && (s.Namespace == "" || s.Namespace == x.Namespace) &&
+		s.Labels.Match(func(key string) (string, bool) { return r.labelOfSet(x, key) })
+}
+
+// wrongSet says whether the selector selects a set that has an error.
+func (r *run) wrongSet(s *model.SetSelector) bool {
+	return slices.ContainsFunc(r.Cluster.Sets, func(x model.AddressSet) bool { return r.wrong[x.Source.Object()] && r.selectsSet(s, &x) })
 }
 
 // labelOfSet is a label of the set, or what its namespace implies of it.

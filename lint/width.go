@@ -12,8 +12,8 @@ import (
 
 // width looks for rules that allow more than anybody can oversee.
 func (r *run) width(x *rule) {
-	if !x.allows() || x.L7 != nil {
-		return
+	if !x.allows() || x.L7 != nil || !x.AnyPort && len(x.Ports) == 0 {
+		return // it allows nothing, or what is asked of it is more than ports
 	}
 	every := len(x.Peers) > 0 && slices.ContainsFunc(x.Peers, func(p model.Peer) bool { return isEverybody(&p) })
 	switch {
@@ -51,6 +51,20 @@ func isEveryPod(p *model.Peer) bool {
 	return p.Pods != nil && p.Pods.Namespace == "" && p.Pods.Namespaces.Op == model.SelectAll && p.Pods.Pods.Op == model.SelectAll && len(p.Not) == 0 && p.Block == nil
 }
 
+// everyAddress says whether the rule is about all addresses of the families
+// that the pod has addresses of: of IPv4, if nobody knows.
+func everyAddress(x *model.Rule, e *model.Endpoint) bool {
+	all := func(v6 bool) bool {
+		return slices.ContainsFunc(x.Peers, func(p model.Peer) bool {
+			return p.Block != nil && p.Block.CIDR.Bits() == 0 && p.Block.CIDR.Addr().Is6() == v6 && len(p.Block.Except) == 0 && !p.Outside && p.Pods == nil && len(p.Not) == 0
+		})
+	}
+	if e == nil || len(e.IPs) == 0 {
+		return all(false)
+	}
+	return !slices.ContainsFunc(e.IPs, func(a netip.Addr) bool { return !all(a.Is6()) })
+}
+
 // metadata is where clouds hand out credentials to whoever asks.
 var metadata = netip.MustParseAddr("169.254.169.254")
 
@@ -79,19 +93,57 @@ func (r *run) blocks(x *rule) {
 func (r *run) covered(x *rule, p *model.Peer) {
 	if p.Block.CIDR.Bits() == 0 {
 		if len(p.Block.Except) == 0 && p.Block.CIDR.Addr().Is4() {
-			r.find("SP1203", p.Source, fmt.Sprintf("%s is every address: those of pods and nodes of the cluster, too", p.Block.CIDR),
-				"leave out what is not meant: except: [10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 169.254.169.254/32]")
+			f := Finding{Code: "SP1203", Severity: checks["SP1203"].Severity, Source: p.Source, Message: fmt.Sprintf("%s is every address: those of pods and nodes of the cluster, too", p.Block.CIDR),
+				Fix: "leave out what is not meant: " + without(x, "[10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 169.254.169.254/32]")}
+			if x.direction == model.Ingress && !x.AnyPort {
+				f.Severity, f.Fix = model.Info, "leave it, if everybody is meant; what comes through a Service or load balancer may have the address of a node"
+			}
+			r.report(f)
 			return
 		}
 	}
 	if n, names := r.pods.in(p.Block); n > 0 {
 		r.find("SP1205", p.Source, fmt.Sprintf("%s covers addresses of %s, whatever their labels: %s", p.Block, pods(n), few(names)),
-			"select pods by labels, and leave their range out of the block with except; addresses of pods change")
+			"select pods by labels, and leave their range out of the block with "+exceptIn(x)+"; addresses of pods change")
 	}
 	if n, names := r.nodes.in(p.Block); n > 0 && x.direction == model.Egress && !p.Block.CIDR.IsSingleIP() {
-		r.find("SP1206", p.Source, fmt.Sprintf("%s covers addresses of nodes, and so the kubelet and every pod on a node's network: %s", p.Block, few(names)),
-			"leave the nodes out of the block with except, if they are not meant")
+		on := "every pod on a node's network"
+		if x.speaksOf(kubelet) {
+			on = "the kubelet and " + on
+		}
+		r.find("SP1206", p.Source, fmt.Sprintf("%s covers addresses of nodes, and so %s: %s", p.Block, on, few(names)),
+			"leave the nodes out of the block with "+exceptIn(x)+", if they are not meant")
 	}
+}
+
+// exceptIn is where the language of the rule leaves addresses out of a block.
+func exceptIn(x *rule) string {
+	switch x.policy.Family {
+	case model.FamilyCalico:
+		return "notNets"
+	case model.FamilyCluster:
+		return "a rule before it that denies them"
+	}
+	return "except"
+}
+
+// without writes what is to be left out of a block, as the rule's language does.
+func without(x *rule, blocks string) string {
+	if x.policy.Family == model.FamilyCluster {
+		return "deny it before, with networks: " + blocks
+	}
+	return exceptIn(x) + ": " + blocks
+}
+
+// kubelet is where nodes take orders.
+var kubelet = model.PortKeyOf(model.TCP, 10250)
+
+// speaksOf says whether the service is one of the rule's.
+func (x *rule) speaksOf(service model.PortKey) bool {
+	return x.AnyPort || slices.ContainsFunc(x.Ports, func(p model.Port) bool {
+		i := p.Interval()
+		return p.Name == "" && i.First <= service && service <= i.Last
+	})
 }
 
 func pods(n int) string {
@@ -104,12 +156,15 @@ func pods(n int) string {
 // metadata says that pods reach the metadata service, if the Matrix says that
 // some does.
 func (r *run) metadata(x *rule, p *model.Peer) {
-	if p.Block.CIDR.IsSingleIP() {
-		return // it is named
+	if p.Block.CIDR.IsSingleIP() || !x.speaksOf(model.PortKeyOf(model.TCP, 80)) {
+		return // it is named, or its port is not
 	}
-	fix := "add " + metadata.String() + "/32 to except"
-	if x.policy.Family == model.FamilyCilium {
+	fix := "add " + metadata.String() + "/32 to " + exceptIn(x)
+	switch x.policy.Family {
+	case model.FamilyCilium:
 		fix = "deny " + metadata.String() + "/32 with egressDeny, or write a toCIDRSet with except"
+	case model.FamilyCluster:
+		fix = "deny " + metadata.String() + "/32 in a rule before it"
 	}
 	for _, e := range r.sample(&x.policy.Subject) {
 		open := r.Matrix.Connections(party(e), engine.Party{Addr: metadata})

@@ -39,8 +39,8 @@ func typeNamed(path string) string {
 
 // policyTypes says what a policy without them governs.
 func (r *run) policyTypes(at model.Source, p *model.Policy) {
-	if p == nil {
-		return
+	if p == nil || r.wrong[at.Object()] {
+		return // an error shuts what is not written
 	}
 	message := "policyTypes is missing: ingress is isolated, and egress is left as it is, since there are no egress rules"
 	fix := "write policyTypes: [Ingress], or [Ingress, Egress] if egress is to be shut"

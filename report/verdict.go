@@ -3,6 +3,8 @@ package report
 import (
 	"fmt"
 	"io"
+	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/advice"
@@ -164,15 +166,32 @@ func (d Door) text(w io.Writer, p Paint, name string) {
 	} else if d.Reason == string(engine.DefaultDeny) || d.Reason == string(engine.UnknownPeer) && len(d.Policies) > 0 {
 		fmt.Fprintf(w, "        isolated by %s\n", strings.Join(d.Policies, ", "))
 	}
-	for i, t := range d.Tiers {
-		if t.Cilium && (i == 0 || !d.Tiers[i-1].Cilium) {
-			fmt.Fprintln(w, "        and, as Cilium counts policies:")
-		}
+	first := slices.IndexFunc(d.Tiers, func(t Tier) bool { return t.Cilium })
+	if first < 0 {
+		first = len(d.Tiers)
+	}
+	for _, t := range d.Tiers[:first] {
 		t.text(w)
+	}
+	switch theirs := d.Tiers[first:]; {
+	case len(theirs) == 0:
+	case slices.EqualFunc(d.Tiers[:first], theirs, sameTier):
+		fmt.Fprintln(w, "        and the same as Cilium counts policies")
+	default:
+		fmt.Fprintln(w, "        and, as Cilium counts policies:")
+		for _, t := range theirs {
+			t.text(w)
+		}
 	}
 	for _, n := range d.NearMisses {
 		fmt.Fprintf(w, "        nearly %s: %s\n", place(n.Kind, n.Namespace, n.Name, n.Field, n.File, n.Line), strings.Join(n.Failed, "; "))
 	}
+}
+
+// sameTier says whether the tier says the same in the one way as in the other.
+func sameTier(ours, theirs Tier) bool {
+	ours.Cilium = theirs.Cilium
+	return reflect.DeepEqual(ours, theirs)
 }
 
 var says = map[string]string{

@@ -63,7 +63,9 @@ func (p *Program) Apply(tx datapath.Tx) error {
 		if err != nil {
 			return p.fail(fmt.Errorf("cannot apply %T: %w", op, err), undo)
 		}
-		undo = append(undo, back)
+		if back != nil {
+			undo = append(undo, back)
+		}
 	}
 	if err := p.publish(tx[publish].(datapath.Publish).Revision); err != nil {
 		return p.fail(err, undo)
@@ -217,10 +219,16 @@ func (p *Program) setRow(op datapath.SetRow) (func() error, error) {
 	for i, w := range op.Words {
 		word := chunk.long(op.Row, uint32(8*i))
 		old[i] = atomic.LoadUint64(word)
-		atomic.StoreUint64(word, w)
+		if old[i] != w {
+			atomic.StoreUint64(word, w)
+		}
 	}
+	if old == op.Words {
+		return nil, nil // most rows do not have a new identity: they say so already
+	}
+	before := old // only what changes something is kept
 	return func() error {
-		for i, w := range old {
+		for i, w := range before {
 			atomic.StoreUint64(chunk.long(op.Row, uint32(8*i)), w)
 		}
 		return nil
