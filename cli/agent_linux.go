@@ -118,7 +118,7 @@ func (s *session) agent(ctx context.Context, f agentFlags) error {
 	}
 	if os.Getenv("GOGC") == "" {
 		// On every node memory is worth more than the little time that this costs.
-		debug.SetGCPercent(50)
+		debug.SetGCPercent(40)
 	}
 	log.Info("the agent starts", "node", name, "version", version)
 	if err := n.Run(ctx); err != nil {
