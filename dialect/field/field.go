@@ -167,22 +167,25 @@ func suggest(name string, known []string) string {
 	return "known here: " + strings.Join(slices.Compact(sorted), ", ")
 }
 
-// Distance is the edit distance of two words.
+// Distance is how many letters must be put in, taken out, changed, or swapped
+// with their neighbour to make one word of the other.
 func Distance(a, b string) int {
-	row := make([]int, len(b)+1)
+	before, above, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		previous := row[0]
+		before, above, row = above, row, before
 		row[0] = i + 1
 		for j := range len(b) {
-			cost := previous
+			cost := above[j]
 			if a[i] != b[j] {
 				cost++
 			}
-			previous = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+			row[j+1] = min(cost, row[j]+1, above[j+1]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
 		}
 	}
 	return row[len(b)]
