@@ -61,11 +61,10 @@ func (s *session) audit(ctx context.Context, f auditFlags) error {
 	}
 	var found *agent.Comparison
 	for try := 1; ; try++ {
-		c, _, err := kube.Load(ctx, cfg)
+		c, _, err := s.liveCluster(ctx, cfg)
 		if err != nil {
-			return environment(err)
+			return err
 		}
-		c.Name = s.clusterName
 		if found, err = agent.Compare(c, node, f.pin, f.peers, f.seed); err != nil {
 			return environment(err)
 		}

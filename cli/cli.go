@@ -160,14 +160,24 @@ func (s *session) loadAny(ctx context.Context) (*manifest.Result, error) {
 		return nil, usage("no input: give manifests with -f, or a live cluster (%v)", err)
 	}
 	p := s.progress("reading the cluster", 0)
-	c, problems, err := kube.Load(ctx, cfg)
+	c, problems, err := s.liveCluster(ctx, cfg)
 	p.end()
 	if err != nil {
-		return nil, environment(err)
+		return nil, err
 	}
 	// What is wrong in a cluster is enforced closed; that is what is answered.
 	s.printProblems(problems)
 	return &manifest.Result{Cluster: c, Problems: problems}, s.readAs(c)
+}
+
+// liveCluster lists the live cluster once, by the name that was given.
+func (s *session) liveCluster(ctx context.Context, cfg *kube.Connection) (*model.Cluster, []model.Problem, error) {
+	c, problems, err := kube.Load(ctx, cfg)
+	if err != nil {
+		return nil, nil, environment(err)
+	}
+	c.Name = s.clusterName
+	return c, problems, nil
 }
 
 // load reads the manifests and prints their problems. With an error among

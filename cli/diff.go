@@ -162,9 +162,9 @@ func (s *session) clusterOf(ctx context.Context, in *input, kubeconfig string, c
 		if err != nil {
 			return nil, environment(err)
 		}
-		c, problems, err := kube.Load(ctx, cfg)
+		c, problems, err := s.liveCluster(ctx, cfg)
 		if err != nil {
-			return nil, environment(err)
+			return nil, err
 		}
 		// What is wrong in a cluster is enforced closed; that is what is compared.
 		in.problems = problems

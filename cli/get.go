@@ -82,6 +82,9 @@ without a kubeconfig the agent of that node is asked.`,
 			},
 		}
 		s.nodeFlags(sub, &f.nodeFlags)
+		if x.use == "policies" {
+			clusterNameFlag(sub, &s.clusterName)
+		}
 		s.outputFlag(sub, "table", "table", "json")
 		sub.Flags().StringVarP(&f.namespace, "namespace", "n", "", "only of this namespace")
 		sub.Flags().BoolVarP(&f.all, "all-namespaces", "A", false, "of all namespaces, as is without -n")
@@ -121,6 +124,7 @@ func (s *session) getPolicies(ctx context.Context, f getFlags) error {
 	if err != nil {
 		return environment(err)
 	}
+	c.Name = s.clusterName // LoadPolicies lists more than liveCluster does
 	s.printProblems(problems)
 	list := policyStates(c, objects, nodes, f)
 	if s.output == "json" {

@@ -50,12 +50,11 @@ func (s *session) live(ctx context.Context, expect []string, print func([]caseRe
 	if err != nil {
 		return environment(err)
 	}
-	c, problems, err := kube.Load(ctx, cfg)
+	c, problems, err := s.liveCluster(ctx, cfg)
 	if err != nil {
-		return environment(err)
+		return err
 	}
 	s.printProblems(problems)
-	c.Name = s.clusterName
 	agents, err := clusterAgents(ctx, cfg, "")
 	if err != nil {
 		return err

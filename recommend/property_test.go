@@ -29,12 +29,7 @@ func TestRecommendationsDoWhatTheySay(t *testing.T) {
 		c := synth.NewChaos(seed)
 		cluster := ofWorkloads(c)
 		m := engine.Compile(cluster)
-		var records []flow.Record
-		for range 12 {
-			r, from, to := observed(c, cluster)
-			r.Allowed = m.Verdict(from, to, r.Key).Allowed
-			records = append(records, r)
-		}
+		records := dozen(c, cluster, m)
 		p := FromFlows(cluster, records)
 		if len(p.Gone) > 0 || len(p.Notes) > 0 {
 			t.Fatalf("seed %d: gone %v, notes %q", seed, p.Gone, p.Notes)

@@ -26,12 +26,7 @@ func TestRecommendationsAdmitTheirFlows(t *testing.T) {
 			cluster.Endpoints[i].Labels["app"] = cluster.Endpoints[i].Name
 		}
 		m := engine.Compile(cluster)
-		var records []flow.Record
-		for range 12 {
-			r, from, to := observed(c, cluster)
-			r.Allowed = m.Verdict(from, to, r.Key).Allowed
-			records = append(records, r)
-		}
+		records := dozen(c, cluster, m)
 		p := FromFlows(cluster, records)
 		trial := p.Try(p.Policies)
 		if len(trial.Refused) > 0 || len(p.Gone) > 0 {
@@ -53,6 +48,16 @@ func TestRecommendationsAdmitTheirFlows(t *testing.T) {
 	if proposed < 400 || smaller < 100 {
 		t.Errorf("only %d policies proposed, %d clusters smaller", proposed, smaller)
 	}
+}
+
+// dozen is as many flows, with what the Matrix says of them.
+func dozen(c *synth.Chaos, cluster *model.Cluster, m *engine.Matrix) (records []flow.Record) {
+	for range 12 {
+		r, from, to := observed(c, cluster)
+		r.Allowed = m.Verdict(from, to, r.Key).Allowed
+		records = append(records, r)
+	}
+	return records
 }
 
 // observed is a flow between two pods, or a pod and an address outside.
