@@ -33,6 +33,7 @@ type atom struct {
 	number    uint16
 	classes   bitset // by selectors; of a base atom only
 	ids       bitset // identities
+	listed    int    // the last walk of Matrix.walks that listed it
 }
 
 // internAtom finds or makes the atom of a rule's peers and takes a reference.
@@ -69,6 +70,14 @@ func (m *Matrix) addAtom(a *atom) {
 	m.atomByKey[a.key] = a
 	m.atoms = append(m.atoms, a)
 	a.eachSelector(func(s *model.EndpointSelector) { m.askers.add(s, a) })
+	if a.isWide() {
+		m.wide = append(m.wide, a)
+	}
+}
+
+// isWide says whether not only its selectors decide who satisfies the atom.
+func (a *atom) isWide() bool {
+	return a.any || a.base != nil || len(a.blocks) > 0 || len(a.peers) > 0
 }
 
 // eachSelector visits the selectors of pods that the atom looks at.
@@ -90,7 +99,13 @@ func (m *Matrix) releaseAtom(a *atom) {
 	delete(m.atomByKey, a.key)
 	i := slices.Index(m.atoms, a)
 	m.atoms = slices.Delete(m.atoms, i, i+1)
+	a.ids.each(func(id int) { m.satisfies[id]-- })
 	a.eachSelector(func(s *model.EndpointSelector) { m.askers.remove(s, a) })
+	if a.isWide() {
+		i := slices.Index(m.wide, a)
+		m.wide[i] = m.wide[len(m.wide)-1]
+		m.wide = m.wide[:len(m.wide)-1]
+	}
 	m.freeAtoms = append(m.freeAtoms, a.id)
 	if a.base != nil {
 		m.releaseAtom(a.base)

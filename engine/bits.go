@@ -76,24 +76,6 @@ func (b bitset) each(f func(i int)) {
 	}
 }
 
-func (b bitset) count() int {
-	n := 0
-	for _, w := range b {
-		n += bits.OnesCount64(w)
-	}
-	return n
-}
-
-// first is the smallest member, or -1.
-func (b bitset) first() int {
-	for w, word := range b {
-		if word != 0 {
-			return w<<6 + bits.TrailingZeros64(word)
-		}
-	}
-	return -1
-}
-
 // fill has the set be 0 … n-1, in the room that it has.
 func (b bitset) fill(n int) {
 	clear(b)

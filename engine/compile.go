@@ -50,6 +50,7 @@ type Matrix struct {
 	units          []*unit
 	moved          map[*class]struct{} // with pods whose identity or gates this change touched; nil while compiling from scratch
 	sizes          []int               // units per identity
+	satisfies      []int               // atoms per identity
 	liveIdentities bitset
 	freeIdentities []Identity
 	freed          []Identity // by the last change; free from the next one on
@@ -61,6 +62,7 @@ type Matrix struct {
 	atoms     []*atom
 	atomByKey map[string]*atom
 	askers    homes[*atom]   // those that ask for pods by labels
+	wide      []*atom        // those that ask for anything else, in no order
 	subjects  homes[*policy] // policies
 	freeAtoms []int
 	nextAtom  int
@@ -77,7 +79,7 @@ type Matrix struct {
 	boundaries []model.PortKey
 	expression expression
 	evaluation evaluation
-	satisfied  []bool // of identify, by place in atoms
+	satisfied  []*atom
 	likely     bitset // of identify: identities
 }
 
@@ -89,7 +91,7 @@ func newMatrix() Matrix {
 		interest: map[string]*interest{}, numbers: map[named]map[uint16]int{},
 		classByKey: map[string]*class{}, classMemo: map[memoKey]*class{},
 		classesByNamespace: map[string]*bitset{}, classesByLabel: map[string]map[string]*bitset{}, namespaceMemo: map[string]bitset{},
-		podUnits: map[*prefixNode][]*unit{}, sizes: []int{0},
+		podUnits: map[*prefixNode][]*unit{}, sizes: []int{0}, satisfies: []int{0},
 		atomByKey: map[string]*atom{}, askers: homes[*atom]{}, subjects: homes[*policy]{}, rowSets: map[string]*rowSet{}, gates: map[string]*Gate{},
 	}
 }
@@ -323,14 +325,8 @@ func (m *Matrix) compileAtoms(policies []*policy) {
 	}
 	for _, a := range m.atoms {
 		a.ids = make(bitset, (len(m.sizes)+63)/64)
-		if a.any {
-			a.ids.or(m.liveIdentities)
-			continue
-		}
 		members = m.members(a, members[:0])
-		for _, u := range members {
-			a.ids.set(int(u.identity))
-		}
+		m.fillAtom(a, members)
 	}
 }
 

@@ -64,6 +64,7 @@ func (m *Matrix) allocIdentity() Identity {
 	} else {
 		id = Identity(len(m.sizes))
 		m.sizes = append(m.sizes, 0)
+		m.satisfies = append(m.satisfies, 0)
 	}
 	m.liveIdentities.set(int(id))
 	m.delta.Identities = append(m.delta.Identities, id)
@@ -139,6 +140,7 @@ func (m *Matrix) copyColumns(splits []split) {
 		from.set(int(s.from))
 		to.set(int(s.to))
 		target[int(s.from)] = int(s.to)
+		m.satisfies[s.to] = m.satisfies[s.from]
 	}
 	inherit := func(b *bitset) {
 		b.grow(len(to))
@@ -160,27 +162,58 @@ func (m *Matrix) copyColumns(splits []split) {
 // identify finds the identity of a new unit by the atoms that it satisfies,
 // or makes one and fills its column.
 func (m *Matrix) identify(u *unit) {
-	satisfied := slices.Grow(m.satisfied[:0], len(m.atoms))[:len(m.atoms)]
+	satisfied := m.satisfiedBy(u)
 	candidates := append(m.likely[:0], m.liveIdentities...)
-	m.satisfied, m.likely = satisfied, candidates
-	for i, a := range m.atoms {
-		if satisfied[i] = m.has(a, u); satisfied[i] {
-			candidates.and(a.ids)
-		}
+	m.likely = candidates
+	for _, a := range satisfied {
+		candidates.and(a.ids)
 	}
-	m.exclude(candidates, satisfied)
-	if id := candidates.first(); id >= 0 {
-		m.join(u, Identity(id))
+	// They satisfy all that the unit does; who satisfies no more is the same.
+	same := Identity(0)
+	candidates.each(func(id int) {
+		if same == 0 && m.satisfies[id] == len(satisfied) {
+			same = Identity(id)
+		}
+	})
+	if same != 0 {
+		m.join(u, same)
 		return
 	}
 	id := m.allocIdentity()
-	for i, a := range m.atoms {
-		a.ids.put(int(id), satisfied[i])
+	m.satisfies[id] = len(satisfied)
+	for _, a := range m.atoms {
+		a.ids.clear(int(id))
+	}
+	for _, a := range satisfied {
+		a.ids.set(int(id))
 	}
 	for _, r := range m.rows {
 		(*bitset)(&r.Bits).put(int(id), r.passes(int(id)))
 	}
 	m.join(u, id)
+}
+
+// satisfiedBy lists the atoms that the unit satisfies. It is good until the
+// next call.
+func (m *Matrix) satisfiedBy(u *unit) []*atom {
+	m.walks++
+	out := m.satisfied[:0]
+	try := func(a *atom) {
+		if a.listed != m.walks && m.has(a, u) {
+			a.listed = m.walks
+			out = append(out, a)
+		}
+	}
+	for _, a := range m.wide {
+		try(a)
+	}
+	if u.class != nil {
+		for a := range m.askers.of(u.class) {
+			try(a)
+		}
+	}
+	m.satisfied = out
+	return out
 }
 
 // reidentify finds the unit's identity anew, after what policies see of it
@@ -194,43 +227,20 @@ func (m *Matrix) reidentify(u *unit) {
 	m.noteMove(u)
 }
 
-// few are as many identities as are looked at one by one.
-const few = 64
-
-// exclude drops the identities that satisfy an atom which they should not:
-// mostly few are left.
-func (m *Matrix) exclude(candidates bitset, satisfied []bool) {
-	if candidates.count() <= few {
-		var room [few]int
-		list := room[:0]
-		candidates.each(func(id int) { list = append(list, id) })
-		clear(candidates)
-		for i, a := range m.atoms {
-			if len(list) == 0 {
-				return
-			}
-			if !satisfied[i] {
-				list = slices.DeleteFunc(list, a.ids.has)
-			}
-		}
-		for _, id := range list {
-			candidates.set(id)
-		}
-		return
-	}
-	for i, a := range m.atoms {
-		if !satisfied[i] {
-			candidates.andNot(a.ids)
-		}
-	}
-}
-
 // settle computes the identities of a new atom, dividing those that it tells apart.
 func (m *Matrix) settle(a *atom) {
 	m.selectAtom(a)
 	members := m.members(a, nil)
 	m.copyColumns(m.refine(members))
+	m.fillAtom(a, members)
+}
+
+// fillAtom gives an atom that has no identities yet those of its members.
+func (m *Matrix) fillAtom(a *atom, members []*unit) {
 	for _, u := range members {
-		a.ids.set(int(u.identity))
+		if !a.ids.has(int(u.identity)) {
+			a.ids.set(int(u.identity))
+			m.satisfies[u.identity]++
+		}
 	}
 }

@@ -5,7 +5,8 @@ import "testing"
 // A row may know none of the identities that are divided, and end before them;
 // what comes off may have a number that was used before.
 func TestDividingWhatARowDoesNotReach(t *testing.T) {
-	var m Matrix
+	m := Matrix{satisfies: make([]int, 601)}
+	m.satisfies[5], m.satisfies[600] = 7, 1
 	near, far := &atom{}, &atom{}
 	near.ids.set(3)
 	far.ids.set(3)
@@ -17,5 +18,8 @@ func TestDividingWhatARowDoesNotReach(t *testing.T) {
 	}
 	if !far.ids.has(5) || !far.ids.has(600) {
 		t.Errorf("what had the divided identity: %v", far.ids)
+	}
+	if n := m.satisfies[5]; n != 1 {
+		t.Errorf("what came off satisfies %d atoms, want 1 as the divided one", n)
 	}
 }

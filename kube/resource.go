@@ -3,8 +3,10 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"net/http"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -160,6 +162,10 @@ func newClient(given *rest.Config) (*client, error) {
 	if cfg.UserAgent == "" {
 		cfg.UserAgent = "sallyport"
 	}
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext // as client-go does
+	}
+	cfg.Dial = dial(cfg.Dial).calm
 	h, err := rest.HTTPClientFor(cfg)
 	if err != nil {
 		return nil, err

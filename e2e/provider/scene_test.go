@@ -2,6 +2,7 @@ package provider
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/e2e/cluster"
@@ -65,14 +66,14 @@ func (s *scene) flowing(limit time.Duration) error {
 	s.t.Helper()
 	from := time.Now()
 	return eventually(limit, func() error {
-		silent := 0
+		var silent []string
 		for _, x := range s.streams() {
 			if !x.Last.After(from) {
-				silent++
+				silent = append(silent, fmt.Sprintf("%s to %s (%d sent, %d back, %d times broken: %s)", x.Proto, x.To, x.Sent, x.Back, x.Broken, x.Error))
 			}
 		}
-		if silent > 0 {
-			return fmt.Errorf("%d of %d streams are silent", silent, s.opened)
+		if len(silent) > 0 {
+			return fmt.Errorf("%d of %d streams are silent: %s", len(silent), s.opened, strings.Join(silent, ", "))
 		}
 		return nil
 	})

@@ -50,6 +50,7 @@ func serve(spec string) {
 
 func serveUDP(conn net.PacketConn) {
 	b := make([]byte, 2048)
+	pushes := map[string]bool{} // to whom; who is impatient asks twice
 	for {
 		n, from, err := conn.ReadFrom(b)
 		if err != nil {
@@ -60,6 +61,10 @@ func serveUDP(conn net.PacketConn) {
 		case string(text) == prober.Who:
 			text = fmt.Appendf(nil, "%s %s\n", *name, from)
 		case string(text) == push:
+			if pushes[from.String()] {
+				continue
+			}
+			pushes[from.String()] = true
 			go numbers(func(b []byte) error { _, err := conn.WriteTo(b, from); return err })
 			continue
 		case strings.HasPrefix(string(text), magic):
@@ -148,9 +153,11 @@ func (s *streams) run(x *prober.Stream) error {
 	defer func() { _ = conn.Close() }()
 	done := make(chan error, 2)
 	if pushed {
-		if _, err := conn.Write([]byte(push)); err != nil {
-			return err
-		}
+		go func() {
+			if err := s.ask(conn, x, proto == "udp"); err != nil {
+				done <- err
+			}
+		}()
 	} else {
 		go func() {
 			done <- numbers(func(b []byte) error {
@@ -167,6 +174,25 @@ func (s *streams) run(x *prober.Stream) error {
 	}
 	go func() { done <- s.read(conn, x) }()
 	return <-done
+}
+
+// ask asks for numbers. A datagram may be lost, as long as the other's node has
+// not heard of this pod: it is sent until numbers come.
+func (s *streams) ask(conn net.Conn, x *prober.Stream, again bool) error {
+	for {
+		_, err := conn.Write([]byte(push))
+		if !again {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+		s.mu.Lock()
+		x.Sent++
+		flows := x.Back > 0
+		s.mu.Unlock()
+		if flows {
+			return nil
+		}
+	}
 }
 
 func (s *streams) read(conn net.Conn, x *prober.Stream) error {
