@@ -17,7 +17,7 @@ func calmReads(t *testing.T, pieces, size int, interval time.Duration) (reads in
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
-		conn, err := dial(func(context.Context, string, string) (net.Conn, error) { return &heap{Conn: far}, nil }).calm(t.Context(), "", "")
+		conn, err := dialer(func(context.Context, string, string) (net.Conn, error) { return &heap{Conn: far}, nil }).calm(standardPace.calm)(t.Context(), "", "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,7 +106,7 @@ func TestACalmConnection(t *testing.T) {
 		slowest      time.Duration
 		took         time.Duration
 	}{
-		{"words one after the other wait for each other", 1000, 300, time.Millisecond, 60, calmInterval, 1021 * time.Millisecond},
+		{"words one after the other wait for each other", 1000, 300, time.Millisecond, 60, standardPace.calm, 1021 * time.Millisecond},
 		{"a word that comes alone is read at once", 10, 300, time.Second, 10, 0, 10 * time.Second},
 		{"so are a few at a time", calmBurst, 300, time.Millisecond, calmBurst, 0, 100 * time.Millisecond},
 		{"and large pieces", 1000, 16 << 10, 0, 1000, 0, 0},

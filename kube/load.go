@@ -39,7 +39,9 @@ func LoadPolicies(ctx context.Context, cfg *rest.Config) (*model.Cluster, []Poli
 const loadParallel = 8
 
 func load(ctx context.Context, cfg *rest.Config) (*state, []model.Problem, error) {
-	w, err := New(Config{REST: cfg})
+	once := standardPace
+	once.calm = 0
+	w, err := New(Config{REST: cfg, pace: &once})
 	if err != nil {
 		return nil, nil, err
 	}

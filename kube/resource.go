@@ -154,7 +154,8 @@ type client struct {
 	written  dynamic.Interface
 }
 
-func newClient(given *rest.Config) (*client, error) {
+// newClient makes one whose connections are read at a calm interval, if that is not 0.
+func newClient(given *rest.Config, interval time.Duration) (*client, error) {
 	cfg := rest.CopyConfig(given)
 	cfg.QPS = -1 // lists and watches only, and these back off
 	cfg.Timeout = 0
@@ -165,7 +166,7 @@ func newClient(given *rest.Config) (*client, error) {
 	if cfg.Dial == nil {
 		cfg.Dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext // as client-go does
 	}
-	cfg.Dial = dial(cfg.Dial).calm
+	cfg.Dial = dialer(cfg.Dial).calm(interval)
 	h, err := rest.HTTPClientFor(cfg)
 	if err != nil {
 		return nil, err

@@ -34,7 +34,7 @@ type Config struct {
 
 	ClusterName string // where policies name clusters; "" is model.Cluster's
 
-	pace *pace // tests are in a hurry
+	pace *pace // who reads once, and tests, are in a hurry
 }
 
 // pace is how long the Watcher waits.
@@ -46,6 +46,7 @@ type pace struct {
 	probe    time.Duration // between questions whether an API server that is away is back, and as much again by chance
 	discover time.Duration // between looks for optional resources that nothing tells of
 	appear   time.Duration // for which a resource that was told of is looked for at once
+	calm     time.Duration // between two reads of a connection that has one word after the other; 0: nothing waits
 	gather   time.Duration // between two Updates at least, a policy in the second
 	gathered time.Duration // between two Updates without one
 }
@@ -53,7 +54,7 @@ type pace struct {
 var standardPace = pace{
 	silence: 3 * time.Minute, backoff: 500 * time.Millisecond, refused: 500 * time.Millisecond, longest: 15 * time.Second,
 	probe: 500 * time.Millisecond, discover: 5 * time.Minute, appear: 10 * time.Second,
-	gather: 20 * time.Millisecond, gathered: 50 * time.Millisecond,
+	calm: 20 * time.Millisecond, gather: 20 * time.Millisecond, gathered: 50 * time.Millisecond,
 }
 
 // Update is everything that changed in the cluster since the Update before.
@@ -94,19 +95,20 @@ func New(cfg Config) (*Watcher, error) {
 	if cfg.REST == nil {
 		return nil, errors.New("cannot watch the cluster: no API server given")
 	}
-	c, err := newClient(cfg.REST)
+	p := standardPace
+	if cfg.pace != nil {
+		p = *cfg.pace
+	}
+	c, err := newClient(cfg.REST, p.calm)
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to the API server: %w", err)
 	}
 	w := &Watcher{
-		client: c, pool: newPool(), log: cfg.Log, pace: standardPace, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
+		client: c, pool: newPool(), log: cfg.Log, pace: p, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		state: newState(cfg.PodRanges), revisions: map[string]string{},
 	}
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.pace != nil {
-		w.pace = *cfg.pace
 	}
 	w.outage = newOutage(w.pace, c.ready)
 	for _, r := range resources {
