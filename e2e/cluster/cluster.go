@@ -132,7 +132,7 @@ func (c *Cluster) start(ctx context.Context, nodes int) error {
 	if err := c.loadOwnImages(ctx); err != nil {
 		return err
 	}
-	if _, err := c.Kubectl(ctx, "wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"); err != nil {
+	if _, err := c.Kubectl(ctx, "wait", "--for=condition=Ready", "node", "--all", "--timeout=5m"); err != nil {
 		return errors.Join(err, c.logs("node1", "kubelet"))
 	}
 	return c.save()

@@ -54,7 +54,7 @@ func serve(t *testing.T, c *cluster.Cluster) map[string]string {
 			t.Error(err)
 		}
 	})
-	kubectl(t, c, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
+	kubectl(t, c, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=5m")
 	services := map[string]string{}
 	for _, n := range c.Nodes {
 		services[n.Name] = kubectl(t, c, "get", "service", n.Name, "-o", "jsonpath={.spec.clusterIP}") + ":80"
@@ -117,8 +117,8 @@ func TestRestarts(t *testing.T) {
 			}
 		}
 	}
-	kubectl(t, c, "wait", "--for=condition=Ready", "node", "--all", "--timeout=60s")
-	kubectl(t, c, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
+	kubectl(t, c, "wait", "--for=condition=Ready", "node", "--all", "--timeout=5m")
+	kubectl(t, c, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=5m")
 	if after := kubectl(t, c, "get", "pods", "-o", state); after != before {
 		t.Errorf("pods before:\n%safter:\n%s", before, after)
 	}

@@ -110,7 +110,7 @@ func (c *Cluster) waitForAPIServer(ctx context.Context) error {
 	roots.AppendCertsFromPEM(pem)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true, Proxy: nil}
 	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
-	err = poll.Until(ctx, time.Minute, func() error {
+	err = poll.Until(ctx, 5*time.Minute, func() error {
 		res, err := client.Get(apiURL + "/readyz")
 		if err != nil {
 			return err

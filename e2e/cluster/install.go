@@ -41,7 +41,7 @@ func (c *Cluster) Install(ctx context.Context) error {
 	}
 	for set := range strings.FieldsSeq(list) {
 		namespace, name, _ := strings.Cut(set, "/")
-		if _, err := c.Kubectl(ctx, "-n", namespace, "rollout", "status", "daemonset/"+name, "--timeout=60s"); err != nil {
+		if _, err := c.Kubectl(ctx, "-n", namespace, "rollout", "status", "daemonset/"+name, "--timeout=5m"); err != nil {
 			pods, why := c.Kubectl(ctx, "-n", namespace, "describe", "pods")
 			return errors.Join(err, why, errors.New(pods))
 		}

@@ -161,7 +161,7 @@ func (c *Cluster) Reboot(n *Node) error {
 // connectNode waits until the node is registered and has addresses for its
 // pods, and gives it the plugins that attach them.
 func (c *Cluster) connectNode(ctx context.Context, n *Node) error {
-	err := poll.Until(ctx, time.Minute, func() error {
+	err := poll.Until(ctx, 5*time.Minute, func() error {
 		out, err := c.Kubectl(ctx, "get", "node", n.Name, "-o", "jsonpath={.spec.podCIDRs[*]}")
 		cidrs := strings.Fields(out)
 		switch {

@@ -65,7 +65,7 @@ func Prepare(ctx context.Context, c *cluster.Cluster) error {
 	if _, err := c.Kubectl(ctx, "apply", files); err != nil {
 		return err
 	}
-	_, err = c.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", files)
+	_, err = c.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=2m", files)
 	return err
 }
 

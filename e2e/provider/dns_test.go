@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"testing"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/e2e/cluster"
 )
@@ -82,7 +81,7 @@ func TestNodeLocalDNSCache(t *testing.T) {
 	cache := &pod{ns: wild, name: "cache", node: l.Nodes[0], hostNetwork: true,
 		args: []string{"-listen", fmt.Sprintf("tcp/%[1]s,udp/%[1]s,tcp/%[2]s,udp/%[2]s", service, local)}}
 	l.start(cache)
-	must(t, eventually(10*time.Second, func() error {
+	must(t, eventually(func() error {
 		o, err := stranger.Connect(t.Context(), "udp", service)
 		if err == nil && o.Server != cache.id() {
 			err = fmt.Errorf("%s answers for the Service, and not the node's cache; %s", o.Server, o.Error)

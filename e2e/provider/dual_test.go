@@ -20,7 +20,8 @@ func TestDualStack(t *testing.T) {
 		t.Skip("NOT TESTED: this cluster has IPv4 only; SALLYPORT_E2E_DUAL=1 makes one that has both")
 	}
 	home, away, wild := l.namespace("dual"), l.namespace("dual-away"), l.namespace("dual-wild")
-	l.policy(home, "deny", deny)
+	_, version := l.policy(home, "deny", deny)
+	l.realised(version)
 	server := &pod{ns: home, name: "server", node: n[0], labels: object{"app": "server"}, args: []string{"-listen", "7000"}}
 	guest := &pod{ns: home, name: "guest", node: n[1]}
 	near, far := &pod{ns: away, name: "near", node: n[0]}, &pod{ns: away, name: "far", node: n[1]}

@@ -95,7 +95,7 @@ func (l lab) namespace(name string) string {
 	l.t.Cleanup(func() { l.removeNamespace(name) })
 	// Pods need the account. Who makes it may have lost the API server a moment
 	// ago, and takes his time.
-	must(l.t, eventually(time.Minute, func() error {
+	must(l.t, eventually(func() error {
 		return l.API(l.t.Context(), "GET", "/api/v1/namespaces/"+name+"/serviceaccounts/default", nil, nil)
 	}))
 	return name
@@ -198,7 +198,7 @@ type podList struct {
 // wait returns when the pods are ready, and knows their addresses then.
 func (l lab) wait(pods ...*pod) {
 	l.t.Helper()
-	must(l.t, eventually(2*time.Minute, func() error {
+	must(l.t, eventually(func() error {
 		lists, missing := map[string]podList{}, 0
 		for _, p := range pods {
 			list, ok := lists[p.ns]
@@ -247,11 +247,14 @@ func (l lab) delete(p *pod) {
 // state asks a prober that must be there.
 func (l lab) state(p *pod) prober.State {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(l.t.Context(), 20*time.Second)
-	defer cancel()
 	// A container that has started may not have got to its socket yet.
 	var s prober.State
-	err := eventually(10*time.Second, func() (err error) { s, err = p.State(ctx); return err })
+	err := eventually(func() (err error) {
+		ctx, cancel := context.WithTimeout(l.t.Context(), 20*time.Second)
+		defer cancel()
+		s, err = p.State(ctx)
+		return err
+	})
 	if err != nil {
 		l.t.Fatalf("the prober %s does not answer: %v", p.id(), err)
 	}
@@ -284,11 +287,11 @@ func (l lab) policy(ns, name string, spec object) (time.Time, string) {
 	return time.Now(), out.Metadata.ResourceVersion
 }
 
-func (l lab) deletePolicy(ns, name string) (time.Time, string) {
+// deletePolicy returns when the API server acknowledged it.
+func (l lab) deletePolicy(ns, name string) time.Time {
 	l.t.Helper()
-	var out meta
-	must(l.t, l.API(l.t.Context(), "DELETE", "/apis/networking.k8s.io/v1/namespaces/"+ns+"/networkpolicies/"+name, nil, &out))
-	return time.Now(), out.Metadata.ResourceVersion
+	must(l.t, l.API(l.t.Context(), "DELETE", "/apis/networking.k8s.io/v1/namespaces/"+ns+"/networkpolicies/"+name, nil, nil))
+	return time.Now()
 }
 
 // deny isolates all pods of a namespace, both ways.
@@ -341,7 +344,7 @@ func (l lab) realised(version string) {
 	l.t.Helper()
 	want, err := strconv.Atoi(version)
 	must(l.t, err)
-	must(l.t, eventually(30*time.Second, func() error {
+	must(l.t, eventually(func() error {
 		for _, n := range l.Nodes {
 			s, err := agent(n)
 			if err != nil {
@@ -355,9 +358,56 @@ func (l lab) realised(version string) {
 	}))
 }
 
+// patience is how long what must come about may take: a machine may be busy.
+// What must not come about has no second chance.
+const patience = 2 * time.Minute
+
 // eventually tries until it works, and returns the last error.
-func eventually(limit time.Duration, try func() error) error {
-	return poll.Until(context.Background(), limit, try)
+func eventually(try func() error) error { return poll.Until(context.Background(), patience, try) }
+
+// known returns when all nodes know the addresses of the pods.
+func (l lab) known(pods ...*pod) {
+	l.t.Helper()
+	addresses := map[string]string{}
+	for _, p := range pods {
+		addresses[p.ns+"/"+p.name] = p.ip
+	}
+	l.knownAt(addresses)
+}
+
+// knownAt returns when all nodes know that the pods have these first addresses.
+func (l lab) knownAt(addresses map[string]string) {
+	l.t.Helper()
+	must(l.t, eventually(func() error {
+		for _, n := range l.Nodes {
+			known, err := knows(n)
+			if err != nil {
+				return err
+			}
+			for pod, ip := range addresses {
+				if first, _, _ := strings.Cut(known[pod], ","); first != ip {
+					return fmt.Errorf("%s knows %q as the address of %s, not %s", n.Name, known[pod], pod, ip)
+				}
+			}
+		}
+		return nil
+	}))
+}
+
+// knows lists the pods that a node's agent knows, with their addresses.
+func knows(n *cluster.Node) (map[string]string, error) {
+	var list []struct {
+		Pod string
+		IPs []string
+	}
+	if err := ask(n, "endpoints", &list); err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for _, e := range list {
+		out[e.Pod] = strings.Join(e.IPs, ",")
+	}
+	return out, nil
 }
 
 // sallyport runs the command on this machine, as an administrator does.

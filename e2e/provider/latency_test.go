@@ -35,7 +35,7 @@ func TestLatency(t *testing.T) {
 	// flows returns when packets of all clients arrive.
 	flows := func() prober.State {
 		from, s := time.Now(), prober.State{}
-		must(t, eventually(10*time.Second, func() error {
+		must(t, eventually(func() error {
 			s = l.state(server)
 			for _, c := range clients {
 				if last(s, c.ip).Last.Before(from) {

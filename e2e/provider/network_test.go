@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -27,9 +28,9 @@ type visit struct {
 	what string
 }
 
-// visits makes all attempts at once, by TCP and UDP. Rules of kube-proxy and
-// policies may take a moment to arrive, so a wrong outcome gets a second
-// chance; a state that does not last would not pass twice.
+// visits makes all attempts at once, by TCP and UDP. Rules of kube-proxy, and
+// the news that a policy is gone, may take their time to arrive: what must be
+// open is tried until it is. What must be shut is tried once.
 func (l lab) visits(phase string, list []visit) {
 	l.t.Helper()
 	wrong := make([]error, 2*len(list))
@@ -38,13 +39,19 @@ func (l lab) visits(phase string, list []visit) {
 		for j, proto := range []string{"tcp", "udp"} {
 			go func() {
 				defer func() { done <- struct{}{} }()
-				wrong[2*i+j] = eventually(3*time.Second, func() error {
+				var leak error
+				late := eventually(func() error {
 					o := v.try(l.t.Context(), proto)
-					if (o.Result == "connected") != v.open || o.Result == "failed" {
-						return fmt.Errorf("%s: %s by %s: %s %s, want open: %v", phase, v.what, proto, o.Result, o.Error, v.open)
+					if connected := o.Result == "connected"; connected == v.open && o.Result != "failed" {
+						return nil
+					} else if err := fmt.Errorf("%s: %s by %s: %s %s, want open: %v", phase, v.what, proto, o.Result, o.Error, v.open); !connected {
+						return err
+					} else {
+						leak = err
+						return nil
 					}
-					return nil
 				})
+				wrong[2*i+j] = cmp.Or(leak, late)
 			}()
 		}
 	}
@@ -143,7 +150,8 @@ func TestNodesAndServices(t *testing.T) {
 	l := enforced(t)
 	home, away, wild := l.namespace("served"), l.namespace("served-away"), l.namespace("served-wild")
 	n := l.Nodes
-	l.policy(home, "deny", deny) // before the pods: the kubelet must get through from the start
+	_, version := l.policy(home, "deny", deny) // before the pods: the kubelet must get through from the start
+	l.realised(version)
 	server := &pod{ns: home, name: "server", node: n[0], labels: object{"app": "server"}, args: []string{"-listen", "7000"}, health: true}
 	guest := &pod{ns: home, name: "guest", node: n[1], args: []string{"-listen", "7000"}, health: true}
 	friend := &pod{ns: away, name: "friend", node: n[1]}

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/e2e/binary"
-	"github.com/sallyport-dev/sallyport/e2e/cluster"
 	"github.com/sallyport-dev/sallyport/e2e/prober"
 )
 
@@ -269,7 +268,7 @@ func fit(x object) string {
 			}
 			listen = append(listen, strings.ToLower(proto)+"/"+fmt.Sprint(p["containerPort"]))
 		}
-		c["image"], c["imagePullPolicy"], c["resources"] = proberImage, "Never", object{}
+		c["image"], c["imagePullPolicy"], c["resources"] = proberImage, "Never", object{"requests": object{"cpu": "20m"}}
 		delete(c, "command")
 		c["args"] = []string{"-name", fmt.Sprintf("%s.%s.%d", ns, meta["name"], i), "-listen", strings.Join(listen, ","), "-tap=false"}
 		c["volumeMounts"] = []object{{"name": "sockets", "mountPath": prober.Dir}}
@@ -296,7 +295,7 @@ func (l lab) stand(s *scenario) {
 		l.t.Cleanup(func() { l.removeNamespace(name) })
 	}
 	for name := range s.spaces {
-		must(l.t, eventually(20*time.Second, func() error {
+		must(l.t, eventually(func() error {
 			return l.API(ctx, "GET", "/api/v1/namespaces/"+name+"/serviceaccounts/default", nil, nil)
 		}))
 	}
@@ -309,7 +308,7 @@ func (l lab) stand(s *scenario) {
 		must(l.t, err)
 	}
 	addresses := map[string]string{}
-	must(l.t, eventually(time.Minute, func() error {
+	must(l.t, eventually(func() error {
 		for ns := range s.spaces {
 			var list podList
 			if err := l.API(ctx, "GET", "/api/v1/namespaces/"+ns+"/pods", nil, &list); err != nil {
@@ -324,36 +323,7 @@ func (l lab) stand(s *scenario) {
 		}
 		return nil
 	}))
-	must(l.t, eventually(10*time.Second, func() error {
-		for _, n := range l.Nodes {
-			known, err := knows(n)
-			if err != nil {
-				return err
-			}
-			for pod, ip := range addresses {
-				if first, _, _ := strings.Cut(known[pod], ","); first != ip {
-					return fmt.Errorf("%s knows %q as the address of %s, not %s", n.Name, known[pod], pod, ip)
-				}
-			}
-		}
-		return nil
-	}))
-}
-
-// knows lists the pods that a node's agent knows, with their addresses.
-func knows(n *cluster.Node) (map[string]string, error) {
-	var list []struct {
-		Pod string
-		IPs []string
-	}
-	if err := ask(n, "endpoints", &list); err != nil {
-		return nil, err
-	}
-	out := map[string]string{}
-	for _, e := range list {
-		out[e.Pod] = strings.Join(e.IPs, ",")
-	}
-	return out, nil
+	l.knownAt(addresses)
 }
 
 // groupsAtOnce is how many groups of scenarios stand beside each other: most of
@@ -496,7 +466,7 @@ func refused(err error) bool {
 // inForce waits until the command says that the scenario's policies are in
 // force everywhere: nodes report to the API server once a second.
 func (l lab) inForce(s *scenario) error {
-	return eventually(15*time.Second, func() error {
+	return eventually(func() error {
 		out, err := l.sallyport("get", "policies")
 		n := 0
 		for line := range strings.Lines(out) {

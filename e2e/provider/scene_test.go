@@ -2,6 +2,7 @@ package provider
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,10 +32,12 @@ func (l lab) scene() *scene {
 		s.allies = append(s.allies, &pod{ns: s.away, name: fmt.Sprint("ally-", i), node: n, args: []string{"-listen", "7000"}})
 		s.strange = append(s.strange, &pod{ns: s.wild, name: fmt.Sprint("strange-", i), node: n, args: []string{"-listen", "7000"}})
 	}
-	_, version := l.policy(s.home, "deny", deny)
-	l.policy(s.home, "peer", peer(s.away))
-	l.start(append(append(append([]*pod{}, s.inside...), s.allies...), s.strange...)...)
+	l.policy(s.home, "deny", deny)
+	_, version := l.policy(s.home, "peer", peer(s.away))
+	all := slices.Concat(s.inside, s.allies, s.strange)
+	l.start(all...)
 	l.realised(version)
+	l.known(all...)
 	for i := range l.Nodes {
 		for _, j := range []int{i, (i + 1) % len(l.Nodes)} {
 			for _, proto := range streamProtos {
@@ -47,7 +50,7 @@ func (l lab) scene() *scene {
 		l.targets(s.inside[i], s.strange[i].at(7000), s.strange[next].at(7000))
 		l.targets(s.strange[i], s.inside[i].at(7000), s.inside[next].at(7000))
 	}
-	must(l.t, s.flowing(10*time.Second))
+	must(l.t, s.flowing())
 	return s
 }
 
@@ -62,10 +65,10 @@ func (s *scene) streams() (out []prober.Stream) {
 
 // flowing returns when numbers arrive on every stream after it was called: on
 // a busy machine pods may have to wait for their turn.
-func (s *scene) flowing(limit time.Duration) error {
+func (s *scene) flowing() error {
 	s.t.Helper()
 	from := time.Now()
-	return eventually(limit, func() error {
+	return eventually(func() error {
 		var silent []string
 		for _, x := range s.streams() {
 			if !x.Last.After(from) {
@@ -109,7 +112,7 @@ func (s *scene) check(after string) {
 	for _, p := range append(append([]*pod{}, s.inside...), s.strange...) {
 		sent += s.state(p).Sent
 	}
-	leaks, flow := s.leaks(), s.flowing(10*time.Second)
+	leaks, flow := s.leaks(), s.flowing()
 	s.t.Logf("after %s: %d of %d packets leaked; %d of %d streams broken, %d numbers arrived, the longest gap is %v",
 		after, leaks, sent, broken, s.opened, numbers, gap.Round(time.Millisecond))
 	if leaks > 0 {
@@ -126,7 +129,7 @@ func (s *scene) control() {
 	s.t.Helper()
 	s.deletePolicy(s.home, "peer")
 	s.deletePolicy(s.home, "deny")
-	must(s.t, eventually(15*time.Second, func() error {
+	must(s.t, eventually(func() error {
 		for i := range s.inside {
 			if arrived(s.state(s.strange[i]), s.inside[i].ip, prober.UDPRequest) == 0 || arrived(s.state(s.inside[i]), s.strange[i].ip, prober.TCPRequest) == 0 {
 				return fmt.Errorf("control: without policies nothing gets through on %s", s.inside[i].node.Name)
@@ -144,6 +147,6 @@ func (l lab) agentPods(n *cluster.Node) error {
 // rollout returns when the agents are those of the DaemonSet as it is now.
 func (l lab) rollout() {
 	l.t.Helper()
-	_, err := l.Kubectl(l.t.Context(), "-n", "sallyport-system", "rollout", "status", "daemonset/sallyport", "--timeout=90s")
+	_, err := l.Kubectl(l.t.Context(), "-n", "sallyport-system", "rollout", "status", "daemonset/sallyport", "--timeout=5m")
 	must(l.t, err)
 }

@@ -143,7 +143,7 @@ func (l lab) podStarts(total, batch int, isolated bool) (r starts) {
 		r.ready += time.Since(clock)
 		prey = append(prey, some...)
 		// Each gets its time to reach the peer, of which other nodes must hear.
-		deadline := time.Now().Add(5 * time.Second)
+		deadline := time.Now().Add(patience / 2)
 		for _, p := range some {
 			for states[p] = l.state(p); !answered(states[p], ally) && time.Now().Before(deadline); states[p] = l.state(p) {
 				time.Sleep(100 * time.Millisecond)

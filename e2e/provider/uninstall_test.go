@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -44,9 +43,13 @@ func TestUpgradeAndRollback(t *testing.T) {
 		s.rollout()
 		t.Logf("all nodes run version %s after %.1f s", version, time.Since(began).Seconds())
 		for _, n := range s.Nodes {
-			if a, err := agent(n); err != nil || a.Version != version {
-				t.Errorf("%s runs version %q, not %q: %v", n.Name, a.Version, version, err)
-			}
+			must(t, eventually(func() error {
+				a, err := agent(n)
+				if err == nil && a.Version != version {
+					err = fmt.Errorf("%s runs version %q, not %q", n.Name, a.Version, version)
+				}
+				return err
+			}))
 		}
 	}
 	_, err = s.Kubectl(t.Context(), "-n", "sallyport-system", "set", "image", "daemonset/sallyport", "agent="+next)
@@ -72,8 +75,8 @@ func TestZUninstall(t *testing.T) {
 	manifest := filepath.Join(module, "../deploy/uninstall.yaml")
 	for _, args := range [][]string{
 		{"apply", "-f", manifest},
-		{"-n", "sallyport-system", "rollout", "status", "daemonset/sallyport", "--timeout=60s"},
-		{"delete", "-f", manifest, "--timeout=90s"},
+		{"-n", "sallyport-system", "rollout", "status", "daemonset/sallyport", "--timeout=5m"},
+		{"delete", "-f", manifest, "--timeout=5m"},
 	} {
 		_, err := l.Kubectl(t.Context(), args...)
 		must(t, err)
@@ -97,21 +100,31 @@ func TestZUninstall(t *testing.T) {
 		}
 		return nil
 	}
-	must(t, eventually(10*time.Second, open))
-	must(t, s.flowing(10*time.Second))
+	must(t, eventually(open))
+	must(t, s.flowing())
 	extra := &pod{ns: s.home, name: "afterwards", node: s.Nodes[0]}
 	s.start(extra) // pods start without the plugin
 
 	began := time.Now()
 	l = enforced(t)
 	took := time.Since(began)
-	must(t, eventually(10*time.Second, func() error {
-		if open() == nil {
-			return errors.New("installed again, it does not enforce")
+	shut := func() error {
+		for i, in := range s.inside {
+			sent, before := s.state(s.strange[i]).Sent, arrived(s.state(in), s.strange[i].ip)
+			must(t, eventually(func() error {
+				if n := s.state(s.strange[i]).Sent - sent; n < 100 {
+					return fmt.Errorf("%s has sent only %d packets", s.strange[i].name, n)
+				}
+				return nil
+			}))
+			if arrived(s.state(in), s.strange[i].ip) > before {
+				return fmt.Errorf("installed again, it does not enforce on %s", in.node.Name)
+			}
 		}
 		return nil
-	}))
-	must(t, s.flowing(10*time.Second))
+	}
+	must(t, eventually(shut))
+	must(t, s.flowing())
 	t.Logf("uninstalled without a trace, and installed again in %.1f s", took.Seconds())
 }
 

@@ -134,7 +134,9 @@ func (s *streams) add(proto, to string) {
 		for {
 			err := s.run(x)
 			s.mu.Lock()
-			x.Broken++
+			if x.Back > 0 {
+				x.Broken++ // and no attempt that came too early
+			}
 			x.Error = err.Error()
 			s.mu.Unlock()
 			time.Sleep(10 * time.Millisecond)
@@ -180,8 +182,7 @@ func (s *streams) run(x *prober.Stream) error {
 // not heard of this pod: it is sent until numbers come.
 func (s *streams) ask(conn net.Conn, x *prober.Stream, again bool) error {
 	for {
-		_, err := conn.Write([]byte(push))
-		if !again {
+		if _, err := conn.Write([]byte(push)); !again {
 			return err
 		}
 		time.Sleep(100 * time.Millisecond)
