@@ -223,7 +223,7 @@ func TestKilledAgentsLeakNothingAndBreakNothing(t *testing.T) {
 	allowed, connection := startStream(t, l, "a/regular", "a/open"), startSession(t, l, "a/regular", "a/open")
 	witness := startStream(t, l, "a/guest", "a/club")
 	deniedTCP := probePair(t, l, "a/mover", "a/goal", 3*time.Millisecond)
-	allowedTCP := probePair(t, l, "a/regular", "a/open", busy) // that no packet is lost here is what the stream shows
+	allowedTCP := probePair(t, l, "a/regular", "a/open", Patience) // that no packet is lost here is what the stream shows
 	t.Cleanup(func() { deniedTCP.end(); allowedTCP.end() })
 
 	must(t, l.agents["node-0"].Close())
