@@ -136,7 +136,9 @@ func TestPermissionMovingBetweenDoorsLetsNothingThrough(t *testing.T) {
 		t.Fatal(err)
 	}
 	p = probeClientToServer(t, l, 300*time.Millisecond)
-	time.Sleep(100 * time.Millisecond)
+	for end := time.Now().Add(30 * time.Second); p.reached.Load() == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 	p.end()
 	if p.reached.Load() == 0 {
 		t.Error("the prober reaches nobody even without policies")
