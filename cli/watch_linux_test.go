@@ -193,13 +193,15 @@ func (p *pinger) answered(after time.Time) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// silent waits until there are no answers any more and says when the last came.
+// silent waits until no answers come any more and says when the last one did.
 // It goes by questions, of which few are asked while the machine is busy.
 func (p *pinger) silent(patience int64) (time.Time, bool) {
 	const quiet = 100
-	for end := p.asked.Load() + patience; p.asked.Load() < end; time.Sleep(time.Millisecond) {
+	begin := p.asked.Load()
+	for p.asked.Load() < begin+patience {
+		time.Sleep(time.Millisecond)
 		at := time.Unix(0, p.replied.Load())
-		if p.asked.Load()-p.upTo.Load() > quiet {
+		if p.asked.Load()-max(begin, p.upTo.Load()) > quiet {
 			return at, true
 		}
 	}
