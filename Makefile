@@ -21,7 +21,7 @@ demo: build
 # With root every privileged test must run: a skip is a failure then.
 test: build
 	if [ "$$(id -u)" = 0 ]; then export SALLYPORT_REQUIRE_ROOT=1; fi; \
-	$(GO) test -count=1 -timeout 20m -p 1 $(PKGS)
+	$(GO) test -count=1 -timeout 60m -p 1 $(PKGS)
 	cd deploy/crdtest && $(GO) vet ./... && $(GO) test -count=1 ./...
 
 race:

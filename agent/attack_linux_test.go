@@ -205,8 +205,9 @@ func (s *siege) repel(list []assault) {
 	for _, a := range list {
 		s.mouths[a.attacker].say(s.t, a.packets...)
 	}
+	end := time.Now().Add(soon)
 	for _, a := range list {
-		if !s.ears[a.victim].hears(a.mark, quiet) {
+		if !s.ears[a.victim].hears(a.mark, time.Until(end)) {
 			s.t.Errorf("%s: does not reach %s from %s without policies either, so it says nothing", a.name, a.victim, a.attacker)
 		}
 	}
@@ -216,7 +217,7 @@ func (s *siege) repel(list []assault) {
 // delivered says that what was sent to somebody who may receive it arrives.
 func (s *siege) delivered(name, victim string, mark []byte) {
 	s.t.Helper()
-	if !s.ears[victim].hears(mark, time.Second) {
+	if !s.ears[victim].hears(mark, soon) {
 		s.t.Errorf("%s: does not reach %s", name, victim)
 	}
 }

@@ -95,7 +95,7 @@ func TestPodsOfOneBridgeBelowIP(t *testing.T) {
 	}
 	own := m.next()
 	evil.say(t, frame(everyone, evil.mac, 0x0806, arp(evil.mac, evil.addr, everyone, victim.addr, own)))
-	if !victim.ear.hears(own, time.Second) {
+	if !victim.ear.hears(own, soon) {
 		t.Error("a pod's own ARP does not arrive")
 	}
 }

@@ -213,14 +213,40 @@ func (l *Lab) pair(src, dst *model.Endpoint) []Observation {
 	return out
 }
 
-// Observe runs the probes and fills in their outcomes.
+// What was computed to be allowed is given this much when it has timed out: on
+// a busy machine both ends may have to wait for a processor.
+const (
+	retries = 3
+
+	// Patience is for one connection that is to come about: enough for a lost
+	// packet to be sent again twice.
+	Patience = 3500 * time.Millisecond
+)
+
+// Observe runs the probes and fills in their outcomes. A probe that times out
+// is tried again if it was computed to be allowed: what is denied stays denied
+// then too, and what should be denied gets no second chance to look so.
 func (l *Lab) Observe(ctx context.Context, list []Observation, timeout time.Duration) {
-	probes := make([]lab.Probe, len(list))
-	for i, o := range list {
-		probes[i] = o.Probe
+	l.ObserveEach(ctx, list, timeout, func() {})
+}
+
+// ObserveEach is Observe that calls done once for each probe, from any
+// goroutine.
+func (l *Lab) ObserveEach(ctx context.Context, list []Observation, timeout time.Duration, done func()) {
+	open := make([]*Observation, len(list))
+	for i := range list {
+		open[i] = &list[i]
 	}
-	for i, o := range l.Probe(ctx, probes, timeout) {
-		list[i].Outcome = o
+	for range 1 + retries {
+		probes := make([]lab.Probe, len(open))
+		for i, o := range open {
+			probes[i] = o.Probe
+		}
+		for i, outcome := range l.ProbeEach(ctx, probes, timeout, done) {
+			open[i].Outcome = outcome
+		}
+		open = slices.DeleteFunc(open, func(o *Observation) bool { return !o.Computed.Allowed || o.Outcome != lab.TimedOut })
+		timeout, done = Patience, func() {}
 	}
 }
 

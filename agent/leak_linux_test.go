@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,7 +30,7 @@ func holding(t *testing.T) held {
 func wantHeld(t *testing.T, want held) {
 	t.Helper()
 	var got held
-	for range 200 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		if got = holding(t); got.descriptors <= want.descriptors && got.goroutines <= want.goroutines {
 			return
 		}
@@ -79,20 +80,22 @@ func TestLabsLeaveNothing(t *testing.T) {
 		}
 		events, quit := context.WithCancel(context.Background())
 		over := make(chan error, 1)
-		seen := 0
+		var seen atomic.Int64
 		a := l.agents["leaky-0"]
-		go func() { over <- a.Events(events, func(flow.Event) { seen++ }) }()
-		if !connects(l, "leaky/client", "leaky/server") {
+		go func() { over <- a.Events(events, func(flow.Event) { seen.Add(1) }) }()
+		if !connects(l, "leaky/client", "leaky/server", true) {
 			t.Error("the lab does not work")
 		}
 		err = l.Update(context.Background(), cluster(t, leaky("[{}]", "[]")+podNamed("zoey", "")))
-		if !connects(l, "leaky/server", "leaky/client") {
+		if !connects(l, "leaky/server", "leaky/client", true) {
 			t.Error("the lab does not follow")
 		}
-		time.Sleep(30 * time.Millisecond) // for the events
+		for end := time.Now().Add(time.Minute); seen.Load() == 0 && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
 		quit()
 		must(t, errors.Join(err, <-over, l.Stop()))
-		if seen == 0 {
+		if seen.Load() == 0 {
 			t.Error("no event was seen")
 		}
 	}

@@ -166,7 +166,11 @@ func (d *demo) names(ctx context.Context) {
 		src := d.lab.Matrix.Endpoint("secure-app/" + q[0])
 		dns := d.lab.Matrix.Endpoint("kube-system/coredns")
 		computed := d.lab.Matrix.Verdict(engine.Party{Endpoint: src}, engine.Party{Endpoint: dns}, model.PortKeyOf(model.UDP, 53)).Allowed
-		addrs, err := d.lab.Lookup(ctx, src.Key(), q[1]+".secure-app.svc.cluster.local", probeTimeout)
+		timeout := probeTimeout
+		if computed {
+			timeout = agent.Patience
+		}
+		addrs, err := d.lab.Lookup(ctx, src.Key(), q[1]+".secure-app.svc.cluster.local", timeout)
 		text, mark := "does not resolve", "as computed"
 		if err == nil {
 			text = "is " + addrs[0].String()

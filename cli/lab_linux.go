@@ -19,7 +19,8 @@ import (
 )
 
 // probeTimeout is how long a probe waits before it counts as dropped. In the
-// lab an answer comes within a millisecond.
+// lab an answer comes within a millisecond; Observe is more patient with what
+// is allowed.
 const probeTimeout = 500 * time.Millisecond
 
 // downTimeout is how long a lab that is up may take to end.
@@ -154,13 +155,7 @@ func (s *session) startLab(ctx context.Context, c *model.Cluster) (*agent.Lab, e
 func (s *session) observe(ctx context.Context, l *agent.Lab, list []agent.Observation) {
 	p := s.progress("connecting", len(list))
 	defer p.end()
-	probes := make([]lab.Probe, len(list))
-	for i, o := range list {
-		probes[i] = o.Probe
-	}
-	for i, o := range l.ProbeEach(ctx, probes, probeTimeout, p.step) {
-		list[i].Outcome = o
-	}
+	l.ObserveEach(ctx, list, probeTimeout, p.step)
 }
 
 // labStay keeps the lab up, following the files if there is a watcher. Input that is

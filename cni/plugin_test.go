@@ -99,7 +99,7 @@ const bridgeResult = `{"cniVersion": "1.0.0",
 
 func newWorld(t *testing.T) *world {
 	return &world{
-		socket: filepath.Join(t.TempDir(), "agent.sock"), timeout: "20s", version: "1.0.0", prev: bridgeResult,
+		socket: filepath.Join(t.TempDir(), "agent.sock"), timeout: "2m", version: "1.0.0", prev: bridgeResult,
 		args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=abc;K8S_POD_UID=u-1",
 	}
 }
@@ -198,9 +198,10 @@ func TestAddFailsAtTheDeadlineAndSaysWhatToDo(t *testing.T) {
 		!strings.Contains(failed.Details, "kubectl -n sallyport-system") {
 		t.Errorf("got %+v", failed)
 	}
-	if d := time.Since(began); d < 400*time.Millisecond || d > 10*time.Second {
+	if d := time.Since(began); d < 400*time.Millisecond || d > time.Minute {
 		t.Errorf("took %v", d)
 	}
+	w.timeout = "3s"
 	w.serve(t, &agent{answer: []error{&api.Failure{Message: "the API server is away", Retry: true}}})
 	if _, failed := w.call(t, "ADD"); failed == nil || failed.Code != 11 || !strings.Contains(failed.Msg, "the API server is away") {
 		t.Errorf("got %+v", failed)
@@ -259,7 +260,7 @@ func TestStatusIsThatOfTheAgent(t *testing.T) {
 	if _, failed := w.call(t, "STATUS"); failed == nil || failed.Code != 50 || !strings.Contains(failed.Msg, "no agent answers") {
 		t.Errorf("got %+v", failed)
 	}
-	w.timeout = "20s"
+	w.timeout = "2m"
 	time.AfterFunc(300*time.Millisecond, func() { w.serve(t, &agent{}) }) // it restarts
 	if out, failed := w.call(t, "STATUS"); failed != nil || out != "" {
 		t.Errorf("%q %+v", out, failed)

@@ -123,7 +123,7 @@ func (l *Lab) plug(s *space, mac net.HardwareAddr) (int, error) {
 // become local some time after they were added, and until then their packets
 // are answered with "unreachable".
 func (l *Lab) settle(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	waiting := l.settling
 	l.settling = nil

@@ -15,7 +15,8 @@ import (
 	"github.com/sallyport-dev/sallyport/model"
 )
 
-const wait = 2 * time.Second
+// wait is for answers, which all that is tried here gets.
+const wait = 30 * time.Second
 
 func needRoot(t *testing.T) {
 	t.Helper()

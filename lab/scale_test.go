@@ -51,7 +51,7 @@ func TestManyPods(t *testing.T) {
 		}
 	}
 	began = time.Now()
-	for i, o := range l.Probe(context.Background(), probes, 5*time.Second) {
+	for i, o := range l.Probe(context.Background(), probes, wait) {
 		if o != Connected {
 			t.Errorf("%+v: %s", probes[i], o)
 		}

@@ -23,9 +23,7 @@ var outsiders = []string{"203.0.113.127", "203.0.113.128", "203.0.113.200", "203
 // made at random and changed step by step, decide about real connections, and
 // holds each against the reference. SALLYPORT_CASES is how many.
 func TestMixedDialectsInTheKernel(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED, NOT TESTED: needs root for network namespaces and BPF")
-	}
+	needRoot(t)
 	const perStep, stepsPerCluster, standard = 120, 6, 1440
 	cases := standard
 	if text := os.Getenv("SALLYPORT_CASES"); text != "" {

@@ -720,7 +720,7 @@ func (b *parityBed) check(t *testing.T, name string, f func() string) {
 		before    = b.stats
 		err       error
 	)
-	for deadline := time.Now().Add(time.Second); ; {
+	for deadline := time.Now().Add(soon); ; {
 		sightings = append(sightings, b.witness.sightings(t)...)
 		if b.stats, err = b.program.Stats(); err != nil {
 			t.Fatal(err)
