@@ -52,7 +52,7 @@ func New(c Config) (*Agent, error) {
 	}
 	return &Agent{
 		program:   p,
-		publisher: &datapath.Publisher{Planner: datapath.NewPlanner(p.Limits(), before), Kernel: p},
+		publisher: &datapath.Publisher{Planner: datapath.NewPlanner(p.Limits(), before), Kernel: p, Ahead: true},
 	}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"sync/atomic"
 )
 
 // Fake is a Kernel in memory that decides packets as the BPF program does, with
@@ -31,7 +32,7 @@ type Fake struct {
 	Step func(Op)
 
 	Applied int // writes done so far
-	Graces  int // calls of WaitGrace so far
+	Graces  atomic.Int64 // calls of WaitGrace so far
 }
 
 // Apply executes the transaction, up to the write that is to fail.
@@ -56,7 +57,7 @@ func (f *Fake) Apply(tx Tx) error {
 
 // WaitGrace returns at once: no packet is ever under way.
 func (f *Fake) WaitGrace() error {
-	f.Graces++
+	f.Graces.Add(1)
 	return nil
 }
 

@@ -341,6 +341,12 @@ func (p *Planner) fallback(a netip.Addr, bits int) uint32 {
 type Publisher struct {
 	Planner *Planner
 	Kernel  Kernel
+
+	// Ahead has every publication followed by a wait for the packets that are
+	// under way, beside whatever comes then: the next publication seldom has to
+	// wait for them itself.
+	Ahead  bool
+	graced chan error // of the wait that began after the last publication; nil: none did, or its end is known
 }
 
 // Publish brings the change into force, in more than one revision where an
@@ -360,6 +366,14 @@ func (b *Publisher) Publish(source Source, delta engine.Delta, placement Placeme
 }
 
 func (b *Publisher) publish(source Source, delta engine.Delta, placement Placement) error {
+	select {
+	case err := <-b.graced:
+		b.graced = nil
+		if err == nil {
+			b.Planner.Graced()
+		}
+	default:
+	}
 	tx, err := b.Planner.Plan(source, delta, placement)
 	if err != nil {
 		return errors.Join(err, b.execute(b.Planner.PlanClosing(source, placement)))
@@ -374,7 +388,7 @@ func (b *Publisher) execute(tx Tx) error {
 		return nil
 	}
 	if b.Planner.NeedsGrace() {
-		if err := b.Kernel.WaitGrace(); err != nil {
+		if err := b.waitGrace(); err != nil {
 			b.Planner.Abort()
 			return err
 		}
@@ -385,7 +399,25 @@ func (b *Publisher) execute(tx Tx) error {
 		return err
 	}
 	b.Planner.Commit()
+	if b.Ahead {
+		kernel, graced := b.Kernel, make(chan error, 1)
+		b.graced = graced
+		go func() { graced <- kernel.WaitGrace() }()
+	}
 	return nil
+}
+
+// waitGrace waits for the packets that are under way, with the wait that has
+// begun if there is one.
+func (b *Publisher) waitGrace() error {
+	if b.graced != nil {
+		err := <-b.graced
+		b.graced = nil
+		if err == nil {
+			return nil
+		}
+	}
+	return b.Kernel.WaitGrace()
 }
 
 func insideAny(x netip.Prefix, ranges []netip.Prefix) bool {

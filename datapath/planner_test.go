@@ -1,11 +1,13 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/engine"
 	"github.com/sallyport-dev/sallyport/flow"
@@ -782,16 +784,84 @@ func TestGraceIsWaitedForOnlyWhereNeeded(t *testing.T) {
 		t.Fatal(err)
 	}
 	set(1, 0)
-	before := w.fake.Graces
+	before := w.fake.Graces.Load()
 	set(3, 0)
 	set(4, 0)
-	if n := w.fake.Graces - before; n != 0 {
+	if n := w.fake.Graces.Load() - before; n != 0 {
 		t.Errorf("new addresses waited %d times", n)
 	}
 	set(4, 1)
-	if w.fake.Graces == before {
+	if w.fake.Graces.Load() == before {
 		t.Error("an address changed twice without a wait")
 	}
+}
+
+// slow is a kernel whose packets are under way until they are let go.
+type slow struct {
+	*Fake
+	waits chan chan error
+}
+
+func (k slow) WaitGrace() error {
+	end := make(chan error)
+	k.waits <- end
+	return <-end
+}
+
+// TestWaitingAhead has every publication be followed by a wait: one that needs
+// it goes by the last of them, and by no other.
+func TestWaitingAhead(t *testing.T) {
+	w := newWorld(1)
+	kernel := slow{w.fake, make(chan chan error)}
+	w.Publisher.Kernel, w.Publisher.Ahead = kernel, true
+	label := 0
+	set := func(i int) <-chan error {
+		label = 1 - label
+		e := &model.Endpoint{Namespace: "n", Name: fmt.Sprint("p", i), Labels: map[string]string{"a": fmt.Sprint(label)}, IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}}
+		done := make(chan error, 1)
+		go func() { done <- w.publish(w.matrix.Apply(engine.Change{Endpoints: []*model.Endpoint{e}})) }()
+		return done
+	}
+	p := w.policy("x")
+	p.Subject = model.EndpointSelector{Namespace: "n", Pods: model.MatchLabels(map[string]string{"a": "1"})}
+	p.Ingress = &model.Section{DefaultDeny: true, Rules: []model.Rule{{Peers: []model.Peer{{Pods: &p.Subject}}, AnyPort: true}}}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	waits := func(done <-chan error) {
+		t.Helper()
+		select {
+		case err := <-done:
+			t.Fatalf("it did not wait: %v", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	must(w.publish(w.matrix.Apply(engine.Change{Policies: []*model.Policy{p}})))
+	first := <-kernel.waits
+	must(<-set(1)) // a new address
+	second := <-kernel.waits
+	again := set(1)
+	waits(again)
+	first <- nil // which began before the address was published
+	waits(again)
+	second <- nil
+	must(<-again)
+	third := <-kernel.waits
+	third <- nil
+	time.Sleep(50 * time.Millisecond) // and is taken note of
+	must(<-set(1))                    // at once: nothing is under way
+	fourth := <-kernel.waits
+	fourth <- errors.New("no such call")
+	time.Sleep(50 * time.Millisecond)
+	again = set(1) // it has to wait itself
+	own := <-kernel.waits
+	waits(again)
+	own <- nil
+	must(<-again)
+	(<-kernel.waits) <- nil
 }
 
 func TestRestartAfterDeathInMidTransaction(t *testing.T) {

@@ -172,6 +172,7 @@ type Tx []Op
 // on an error the published state is what it was. WaitGrace returns when no
 // packet is under way that read a revision older than the last one published;
 // only then may slots that it freed be reused and versioned entries rewritten.
+// It may be called beside Apply.
 type Kernel interface {
 	Apply(Tx) error
 	WaitGrace() error

@@ -423,7 +423,7 @@ func (b *parityBed) start(t *testing.T, seed uint64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.Publisher = &datapath.Publisher{Planner: datapath.NewPlanner(datapath.DefaultLimits(), snapshot), Kernel: both{b.fake, b.program}}
+	b.Publisher = &datapath.Publisher{Planner: datapath.NewPlanner(datapath.DefaultLimits(), snapshot), Kernel: both{b.fake, b.program}, Ahead: seed%2 == 0}
 	for i := range 2 * localPods {
 		b.change(t, b.pod(i))
 	}
