@@ -31,7 +31,7 @@ type Fake struct {
 	// Step is called after every single write, Publish included.
 	Step func(Op)
 
-	Applied int // writes done so far
+	Applied int          // writes done so far
 	Graces  atomic.Int64 // calls of WaitGrace so far
 }
 

@@ -365,6 +365,9 @@ func TestScenarios(t *testing.T) {
 	workers.Wait()
 	t.Logf("%d scenarios in %d clusters, %d cases (%d more are not between pods), in %.0f s (%.0f s to read them)",
 		ran.Load(), len(groups), cases.Load(), dropped.Load(), time.Since(began).Seconds(), parsed.Seconds())
+	if ran.Load() < 30 || cases.Load() < 400 {
+		t.Errorf("only %d scenarios with %d cases were tried: are they where they were?", ran.Load(), cases.Load())
+	}
 }
 
 // scenarios reads those that a cluster can express, by groups of one cluster,
